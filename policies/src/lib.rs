@@ -1,0 +1,21 @@
+//! What ACE Gateway's programs agree on: rules and formats.
+//!
+//! Everything here is pure: no I/O, no clock, no randomness. Times, nonces and rows come in as arguments and a
+//! decision goes out. Talking to the database, the network and the system is left to the programs.
+
+pub mod access;
+pub mod denied;
+pub mod edge;
+pub mod hygiene;
+pub mod id;
+pub mod provider;
+pub mod secret;
+pub mod token;
+pub mod upload;
+pub mod usage;
+pub mod vault;
+
+pub use denied::Denied;
+pub use id::{KeyId, MachineId, RequestId, SessionId, TenantId, UserId};
+pub use provider::Provider;
+pub use secret::Secret;
