@@ -1,0 +1,60 @@
+//! The test language of the black-box stories: real programs on real sockets.
+//!
+//! A story starts a [`World`] (a gateway, a scripted [`Provider`], people), sends an [`Ask`] and looks at the
+//! [`Answer`] on one side and at what the provider has [`Seen`] on the other. Every byte that a story sends or reads is
+//! its own: no HTTP library stands between it and the socket, but for HTTP/2.
+
+mod ask;
+mod ca;
+mod door;
+
+mod framing;
+mod h2client;
+mod h2provider;
+mod people;
+mod process;
+mod provider;
+mod script;
+mod wire;
+mod world;
+
+pub use ask::Ask;
+pub use ca::Ca;
+pub use door::Door;
+
+pub use framing::Head;
+pub use h2client::H2Client;
+pub use h2provider::H2Provider;
+pub use people::{Person, Said};
+pub use process::{Program, program};
+pub use provider::{Provider, Seen};
+pub use script::{Script, Step, events};
+pub use wire::{Answer, End, Piece, Wire};
+pub use world::{Dialect, World, WorldBuilder};
+
+use std::future::Future;
+use std::time::Duration;
+
+/// How long a story waits for what should come at once, on a machine that is busy with other stories.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Looks every few milliseconds until `probe` has an answer.
+///
+/// # Panics
+/// When nothing came within [`PATIENCE`]; `what` says what was waited for.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The middle one of some durations: what a busy machine does to a few of them does not matter.
+pub fn median(mut durations: Vec<Duration>) -> Duration {
+    durations.sort_unstable();
+    durations[durations.len() / 2]
+}

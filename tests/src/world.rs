@@ -1,0 +1,296 @@
+//! A gateway of the story's own, with a scripted provider behind it and people in front of it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::{Answer, Ask, Ca, Door, H2Client, Person, Program, Provider, Wire, program};
+
+const PASSWORD: &str = "correct horse battery staple";
+
+/// The APIs that the gateway speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Dialect {
+    OpenAi,
+    Anthropic,
+    Google,
+}
+
+/// A running gateway and what belongs to it. Everything ends when it is dropped.
+pub struct World {
+    pub gateway: Program,
+    pub door: Door,
+    pub metrics: SocketAddr,
+    /// The provider that all three provider keys point to.
+    pub provider: Provider,
+    pub admin: Person,
+    pub alice: Person,
+    // Last: its folder must outlive the program.
+    state: TempDir,
+}
+
+/// How a world differs from the usual one.
+pub struct WorldBuilder {
+    config: BTreeMap<&'static str, Vec<String>>,
+    environment: Vec<(String, String)>,
+    keys: bool,
+    ca: Option<Ca>,
+    provider: Option<Provider>,
+}
+
+impl Dialect {
+    pub const ALL: [Self; 3] = [Self::OpenAi, Self::Anthropic, Self::Google];
+
+    /// The provider's name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+            Self::Google => "google",
+        }
+    }
+
+    /// The real key that a world stores for it.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::OpenAi => "sk-real-openai-0123456789abcdef",
+            Self::Anthropic => "sk-ant-real-0123456789abcdef",
+            Self::Google => "AIzaReal0123456789abcdef",
+        }
+    }
+
+    /// The header that carries the real key, and what comes before the key in it.
+    pub fn credential(self) -> (&'static str, &'static str) {
+        match self {
+            Self::OpenAi => ("authorization", "Bearer "),
+            Self::Anthropic => ("x-api-key", ""),
+            Self::Google => ("x-goog-api-key", ""),
+        }
+    }
+
+    /// The path of its main call.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::OpenAi => "/v1/chat/completions",
+            Self::Anthropic => "/v1/messages",
+            Self::Google => "/v1beta/models/gemini-2.5-pro:generateContent",
+        }
+    }
+
+    /// The path of its main call where the answer is to be a stream of events.
+    pub fn streaming_path(self) -> &'static str {
+        match self {
+            Self::Google => "/v1beta/models/gemini-2.5-pro:streamGenerateContent?alt=sse",
+            other => other.path(),
+        }
+    }
+
+    /// A small body for its main call.
+    pub fn body(self) -> Value {
+        match self {
+            Self::OpenAi => json!({"model": "gpt-5.5", "messages": [{"role": "user", "content": "hi"}]}),
+            Self::Anthropic => {
+                json!({"model": "claude-opus-5-5", "max_tokens": 64, "messages": [{"role": "user", "content": "hi"}]})
+            }
+            Self::Google => json!({"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}),
+        }
+    }
+
+    /// A main call without a credential.
+    pub fn ask(self) -> Ask {
+        Ask::post(self.path()).json(&self.body())
+    }
+
+    /// A main call without a credential that asks for a stream, and needs no help from the gateway to be metered.
+    pub fn streaming_ask(self) -> Ask {
+        let mut body = self.body();
+        if self != Self::Google {
+            body["stream"] = json!(true);
+        }
+        if self == Self::OpenAi {
+            body["stream_options"] = json!({"include_usage": true});
+        }
+        Ask::post(self.streaming_path()).json(&body)
+    }
+
+    /// The request with this credential, where this dialect's clients put it.
+    pub fn authorize(self, ask: Ask, token: &str) -> Ask {
+        let (name, prefix) = self.credential();
+        ask.header(name, format!("{prefix}{token}"))
+    }
+
+    /// The base URL to store for a provider at this address.
+    pub fn base_url(self, provider: &str) -> String {
+        match self {
+            Self::OpenAi => format!("{provider}/v1"),
+            _ => provider.to_owned(),
+        }
+    }
+}
+
+impl World {
+    /// A gateway with its default configuration and a key for each provider, an admin and a user.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    pub fn builder() -> WorldBuilder {
+        let builder = WorldBuilder {
+            config: BTreeMap::new(),
+            environment: vec![("OPENACE_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned())],
+            keys: true,
+            ca: None,
+            provider: None,
+        };
+        builder
+            .config("egress", "allow = [\"127.0.0.1\", \"localhost\"]")
+            .config("metrics", "listen = \"127.0.0.1:0\"")
+    }
+
+    pub async fn wire(&self) -> Wire {
+        self.door.wire().await
+    }
+
+    pub async fn h2(&self) -> H2Client {
+        self.door.h2().await
+    }
+
+    /// Sends a request as it stands, on a connection of its own.
+    pub async fn call(&self, ask: &Ask) -> Answer {
+        self.door.call(ask).await
+    }
+
+    /// Alice's proxy token for one provider.
+    pub async fn token(&self, dialect: Dialect) -> String {
+        self.alice.proxy_token(Some(dialect.name())).await
+    }
+
+    /// The dialect's main call with a proxy token of Alice's, on a connection of its own.
+    pub async fn main_call(&self, dialect: Dialect) -> Answer {
+        self.call(&dialect.authorize(dialect.ask(), &self.token(dialect).await))
+            .await
+    }
+
+    /// Stores a provider key.
+    pub async fn store_key(&self, dialect: Dialect, base_url: &str, key: &str) -> Value {
+        let body = json!({"provider": dialect.name(), "key_name": "main", "api_key": key, "base_url": base_url});
+        self.admin.post("/api/remote/api-keys", body).await.ok()["key"].clone()
+    }
+
+    /// Creates a user, who logs in.
+    pub async fn joins(&self, name: &str) -> Person {
+        joins(&self.admin, &self.door, name).await
+    }
+
+    pub fn state(&self) -> &Path {
+        self.state.path()
+    }
+}
+
+async fn joins(admin: &Person, door: &Door, name: &str) -> Person {
+    let body = json!({"username": name, "password": PASSWORD, "role": "user"});
+    admin.post("/api/users", body).await.ok();
+    Person::login(door, name, PASSWORD).await
+}
+
+impl WorldBuilder {
+    /// Adds a line to a section of the configuration file.
+    pub fn config(mut self, section: &'static str, line: impl Into<String>) -> Self {
+        self.config.entry(section).or_default().push(line.into());
+        self
+    }
+
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Stores no provider keys.
+    pub fn without_keys(mut self) -> Self {
+        self.keys = false;
+        self
+    }
+
+    /// TLS on the public port.
+    pub fn tls(mut self) -> Self {
+        self.ca = Some(Ca::new());
+        self
+    }
+
+    /// A provider that is not the usual one.
+    pub fn provider(mut self, provider: Provider) -> Self {
+        self.provider = Some(provider);
+        self
+    }
+
+    pub async fn start(mut self) -> World {
+        let state = TempDir::new().expect("a temporary folder");
+        let provider = match self.provider.take() {
+            Some(provider) => provider,
+            None => Provider::start().await,
+        };
+        if let Some(ca) = &self.ca {
+            let files = ca.write(state.path());
+            self = self.config("tls", format!("cert_file = {:?}", files.certificate));
+            self = self.config("tls", format!("key_file = {:?}", files.key));
+        }
+        let (gateway, ready) = Program::start(self.command(state.path())).await;
+        let door = Door {
+            address: address(&ready["url"]),
+            ca: self.ca.take().map(Arc::new),
+        };
+        let admin = Person::login(&door, "admin", PASSWORD).await;
+        let alice = joins(&admin, &door, "alice").await;
+        let world = World {
+            gateway,
+            door,
+            metrics: address(&ready["metrics_url"]),
+            provider,
+            admin,
+            alice,
+            state,
+        };
+        if self.keys {
+            for dialect in Dialect::ALL {
+                world
+                    .store_key(dialect, &dialect.base_url(&world.provider.url()), dialect.key())
+                    .await;
+            }
+        }
+        world
+    }
+
+    fn command(&self, state: &Path) -> Command {
+        std::fs::write(state.join("gateway.toml"), self.toml()).expect("a folder that can be written");
+        let mut command = program("ace-gateway");
+        command.args(["--port", "0", "--json", "--state-dir"]).arg(state);
+        command
+            .env("HOME", state)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn toml(&self) -> String {
+        let sections = self
+            .config
+            .iter()
+            .map(|(section, lines)| format!("[{section}]\n{}\n", lines.join("\n")));
+        sections.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// The address in a URL like `http://127.0.0.1:5000`.
+fn address(url: &Value) -> SocketAddr {
+    let text = url.as_str().unwrap_or_else(|| panic!("not a URL: {url}"));
+    let authority = text
+        .split('/')
+        .nth(2)
+        .unwrap_or_default()
+        .replace("localhost", "127.0.0.1");
+    authority.parse().unwrap_or_else(|_| panic!("no address in {text}"))
+}
