@@ -1,0 +1,76 @@
+//! Which headers cross the gateway. Everything does, in its order and with its duplicates, but for what the contract
+//! lists: the connection's own headers, credentials, cookies, and who is behind the client. Names are lower case.
+
+use crate::credential;
+use crate::route::Call;
+
+/// The headers that a message's `Connection` header declares to be the connection's own.
+#[derive(Clone, Debug, Default)]
+pub struct Nominated(Vec<Box<str>>);
+
+impl Nominated {
+    /// Reads the values of all `Connection` headers.
+    pub fn by<'v>(connection: impl IntoIterator<Item = &'v [u8]>) -> Self {
+        let mut names = Vec::new();
+        for value in connection {
+            let listed = value
+                .split(|byte| *byte == b',')
+                .filter_map(|name| std::str::from_utf8(name.trim_ascii()).ok());
+            names.extend(
+                listed
+                    .filter(|name| may_nominate(name))
+                    .map(|name| name.to_ascii_lowercase().into()),
+            );
+        }
+        Self(names)
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.0.iter().any(|nominated| **nominated == *name)
+    }
+}
+
+/// What describes the body belongs to whoever reads it last (RFC 9110, 7.6.1): nominated away, the provider would read
+/// another body than the one that was checked. The common two say nothing of headers and need no entry.
+fn may_nominate(name: &str) -> bool {
+    let body = name
+        .get(..8)
+        .is_some_and(|start| start.eq_ignore_ascii_case("content-"));
+    !name.is_empty() && !body && !name.eq_ignore_ascii_case("keep-alive") && !name.eq_ignore_ascii_case("close")
+}
+
+/// Whether a client's header goes on to the provider.
+///
+/// The engine writes `Host`, the body's framing, the provider key and, for a metered call, `Accept-Encoding` itself,
+/// after this: no client can name those away.
+pub fn request_header(name: &str, nominated: &Nominated, call: &Call) -> bool {
+    let ours = matches!(name, "host" | "content-length" | "expect" | "http2-settings")
+        || (name == "accept-encoding" && call.api.is_metered());
+    !(ours || connection_own(name, nominated) || credential::is_credential(name) || tells_who(name))
+}
+
+/// Whether a provider's header goes on to the client. `content-length` does: the engine changes it with the body.
+pub fn answer_header(name: &str, nominated: &Nominated) -> bool {
+    let cookie = matches!(name, "set-cookie" | "set-cookie2");
+    !(cookie || name.starts_with("x-ace-") || connection_own(name, nominated))
+}
+
+/// What the gateway asks for where it reads the answer: a compressed stream would have to be decoded to be counted.
+pub fn accept_encoding(call: &Call) -> Option<&'static str> {
+    call.api.is_metered().then_some("identity")
+}
+
+fn connection_own(name: &str, nominated: &Nominated) -> bool {
+    matches!(
+        name,
+        "connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "upgrade"
+    ) || name.starts_with("proxy-")
+        || nominated.contains(name)
+}
+
+/// Headers that tell a provider who is behind the gateway, or that would let a client forge it.
+fn tells_who(name: &str) -> bool {
+    matches!(name, "forwarded" | "x-real-ip" | "via" | "cookie" | "cookie2")
+        || name.starts_with("x-forwarded-")
+        || name.starts_with("x-ace-")
+}

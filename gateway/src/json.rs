@@ -1,0 +1,373 @@
+//! JSON read where it lies: finding a member's bytes without building a tree and without changing one of them.
+//!
+//! Strict about structure, so that no two parsers can see different members in a text that passed here; lenient about
+//! what cannot hide anything: invalid UTF-8, big or odd numbers, control bytes in strings.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// Deeper nesting is refused; JSON Schemas of real tools stay below forty.
+pub const MAX_DEPTH: usize = 256;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The text ends too early.
+    Truncated,
+    /// A byte that cannot stand there, by its offset.
+    Syntax(usize),
+    TooDeep,
+}
+
+/// A member of an object, by the offsets of its key (without quotes) and its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub key: Range<usize>,
+    pub value: Range<usize>,
+}
+
+/// Walks the members of the object at `at`, in order, duplicates included.
+#[derive(Clone, Debug)]
+pub struct Members<'t> {
+    text: &'t [u8],
+    at: usize,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Opened,
+    Between,
+    Done,
+}
+
+impl<'t> Members<'t> {
+    /// The object that begins at `at`; `None` where something else does.
+    pub fn at(text: &'t [u8], at: usize) -> Option<Self> {
+        (text.get(at) == Some(&b'{')).then_some(Self {
+            text,
+            at: at + 1,
+            state: State::Opened,
+        })
+    }
+
+    /// The object that a text is, after a byte order mark and white space.
+    pub fn of(text: &'t [u8]) -> Option<Self> {
+        Self::at(text, start(text))
+    }
+
+    /// Where the walk stands: after the last `Ok`, behind that member's value; at the end, behind the closing brace.
+    pub fn position(&self) -> usize {
+        self.at
+    }
+
+    /// Reads up to the next value: its key, and where the value begins.
+    fn next_key(&mut self) -> Result<Option<(Range<usize>, usize)>, Fault> {
+        let mut at = space(self.text, self.at);
+        match (self.state, byte(self.text, at)?) {
+            (State::Done, _) => return Ok(None),
+            (_, b'}') => {
+                (self.at, self.state) = (at + 1, State::Done);
+                return Ok(None);
+            }
+            (State::Between, b',') => at = space(self.text, at + 1),
+            (State::Between, _) => return Err(Fault::Syntax(at)),
+            (State::Opened, _) => {}
+        }
+        let (key, value) = key(self.text, at)?;
+        Ok(Some((key, value)))
+    }
+
+    fn step(&mut self) -> Result<Option<Member>, Fault> {
+        if self.state == State::Done {
+            return Ok(None);
+        }
+        let Some((key, value)) = self.next_key()? else {
+            return Ok(None);
+        };
+        let end = skip(self.text, value)?;
+        (self.at, self.state) = (end, State::Between);
+        Ok(Some(Member { key, value: value..end }))
+    }
+}
+
+impl Iterator for Members<'_> {
+    type Item = Result<Member, Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let step = self.step();
+        if step.is_err() {
+            self.state = State::Done;
+        }
+        step.transpose()
+    }
+}
+
+/// Finds a member's value in an object, the last of several, as parsers do. A text that breaks off has what came before.
+pub fn find<'t>(object: &'t [u8], key: &str) -> Option<&'t [u8]> {
+    let members = Members::of(object)?.map_while(Result::ok);
+    members
+        .filter(|member| &object[member.key.clone()] == key.as_bytes())
+        .last()
+        .map(|member| &object[member.value])
+}
+
+/// How the member `key` of a text that may break off begins: what is there of its value, or `None` where the text does
+/// not reach it.
+pub fn begins<'t>(object: &'t [u8], wanted: &str) -> Option<&'t [u8]> {
+    let mut members = Members::of(object)?;
+    loop {
+        let (key, value) = members.next_key().ok()??;
+        if &object[key] == wanted.as_bytes() {
+            return object.get(value..);
+        }
+        (members.at, members.state) = (skip(object, value).ok()?, State::Between);
+    }
+}
+
+/// Where a text's one value begins: after a byte order mark and white space.
+pub fn start(text: &[u8]) -> usize {
+    let mark = if text.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+    space(text, mark)
+}
+
+/// Checks that nothing but white space follows.
+pub fn ends(text: &[u8], at: usize) -> Result<(), Fault> {
+    match space(text, at) {
+        at if at == text.len() => Ok(()),
+        at => Err(Fault::Syntax(at)),
+    }
+}
+
+/// What a key says, as written between its quotes, escapes (`mod\u0065l`) resolved.
+pub fn key_text(raw: &[u8]) -> Cow<'_, str> {
+    if raw.contains(&b'\\') {
+        Cow::Owned(unescape(raw))
+    } else {
+        String::from_utf8_lossy(raw)
+    }
+}
+
+/// The text of a string value. Invalid UTF-8 and lone surrogates become U+FFFD.
+pub fn text(value: &[u8]) -> Option<Cow<'_, str>> {
+    let raw = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    Some(key_text(raw))
+}
+
+/// A count, whatever a provider writes one as: fractions are cut off, negatives are 0, what is too big is the most, text
+/// is read as a number. `None` for what is no count, `null` above all.
+pub fn count(value: &[u8]) -> Option<u64> {
+    let digits = value
+        .strip_prefix(b"\"")
+        .and_then(|value| value.strip_suffix(b"\""))
+        .unwrap_or(value)
+        .trim_ascii();
+    let number = digits.first().is_some_and(u8::is_ascii_digit) || matches!(digits, [b'-', b'0'..=b'9', ..]);
+    if !number {
+        return None;
+    }
+    if digits.iter().all(u8::is_ascii_digit) {
+        let add = |sum: u64, digit: &u8| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
+        return Some(digits.iter().fold(0, add).min(MOST));
+    }
+    // `as` saturates, and makes 0 of a negative and of what is not a number.
+    let float = std::str::from_utf8(digits).ok()?.parse::<f64>().ok()?;
+    Some((float as u64).min(MOST))
+}
+
+/// No count is above this, so that a few of them can be added in an `i64`, which is what databases hold.
+pub const MOST: u64 = (i64::MAX / 8) as u64;
+
+/// Steps over the value at `at`, checking its structure, and returns where it ends.
+pub fn skip(text: &[u8], mut at: usize) -> Result<usize, Fault> {
+    let mut nest = Nest::default();
+    loop {
+        match byte(text, at)? {
+            b'{' => {
+                nest.enter(true)?;
+                at = space(text, at + 1);
+                if byte(text, at)? != b'}' {
+                    at = key(text, at)?.1;
+                    continue;
+                }
+            }
+            b'[' => {
+                nest.enter(false)?;
+                at = space(text, at + 1);
+                if byte(text, at)? != b']' {
+                    continue;
+                }
+            }
+            b'"' => at = string_end(text, at + 1)? + 1,
+            _ => at = scalar_end(text, at)?,
+        }
+        // Behind a value, or at the bracket that closes an empty container.
+        loop {
+            let Some(in_object) = nest.innermost() else {
+                return Ok(at);
+            };
+            at = space(text, at);
+            match (in_object, byte(text, at)?) {
+                (true, b',') => {
+                    at = key(text, space(text, at + 1))?.1;
+                    break;
+                }
+                (false, b',') => {
+                    at = space(text, at + 1);
+                    break;
+                }
+                (true, b'}') | (false, b']') => {
+                    nest.leave();
+                    at += 1;
+                }
+                _ => return Err(Fault::Syntax(at)),
+            }
+        }
+    }
+}
+
+/// The open containers, outermost first: a set bit is an object.
+#[derive(Default)]
+struct Nest {
+    objects: [u64; MAX_DEPTH / 64],
+    depth: usize,
+}
+
+impl Nest {
+    fn enter(&mut self, object: bool) -> Result<(), Fault> {
+        let word = self.objects.get_mut(self.depth / 64).ok_or(Fault::TooDeep)?;
+        let bit = 1 << (self.depth % 64);
+        if object {
+            *word |= bit
+        } else {
+            *word &= !bit
+        }
+        self.depth += 1;
+        Ok(())
+    }
+
+    fn leave(&mut self) {
+        self.depth -= 1;
+    }
+
+    fn innermost(&self) -> Option<bool> {
+        let at = self.depth.checked_sub(1)?;
+        Some(self.objects[at / 64] >> (at % 64) & 1 == 1)
+    }
+}
+
+fn byte(text: &[u8], at: usize) -> Result<u8, Fault> {
+    text.get(at).copied().ok_or(Fault::Truncated)
+}
+
+fn space(text: &[u8], mut at: usize) -> usize {
+    while matches!(text.get(at), Some(b' ' | b'\n' | b'\r' | b'\t')) {
+        at += 1;
+    }
+    at
+}
+
+/// The key at `at` without its quotes, and where its value begins.
+fn key(text: &[u8], at: usize) -> Result<(Range<usize>, usize), Fault> {
+    if byte(text, at)? != b'"' {
+        return Err(Fault::Syntax(at));
+    }
+    let end = string_end(text, at + 1)?;
+    let colon = space(text, end + 1);
+    if byte(text, colon)? != b':' {
+        return Err(Fault::Syntax(colon));
+    }
+    Ok((at + 1..end, space(text, colon + 1)))
+}
+
+/// The closing quote of the string whose text begins at `at`.
+fn string_end(text: &[u8], mut at: usize) -> Result<usize, Fault> {
+    loop {
+        let found =
+            at + memchr::memchr2(b'"', b'\\', text.get(at..).ok_or(Fault::Truncated)?).ok_or(Fault::Truncated)?;
+        if text[found] == b'"' {
+            return Ok(found);
+        }
+        at = found + 2;
+    }
+}
+
+/// Numbers, `true`, `false`, `null`, and the `NaN` and `Infinity` that Python writes.
+fn scalar_end(text: &[u8], at: usize) -> Result<usize, Fault> {
+    const WORDS: [&[u8]; 6] = [b"true", b"false", b"null", b"NaN", b"Infinity", b"-Infinity"];
+    let rest = &text[at..];
+    let number = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E');
+    let long = match rest[0] {
+        b'0'..=b'9' | b'-' if !rest.starts_with(b"-I") => rest.iter().take_while(|byte| number(byte)).count(),
+        _ => match WORDS.iter().find(|word| rest.starts_with(word)) {
+            Some(word) => word.len(),
+            None if WORDS.iter().any(|word| word.starts_with(rest)) => return Err(Fault::Truncated),
+            None => return Err(Fault::Syntax(at)),
+        },
+    };
+    match text.get(at + long) {
+        None | Some(b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t') => Ok(at + long),
+        Some(_) => Err(Fault::Syntax(at + long)),
+    }
+}
+
+fn unescape(raw: &[u8]) -> String {
+    let mut out = Vec::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        out.extend_from_slice(&rest[..at]);
+        rest = escape(&rest[at + 1..], &mut out);
+    }
+    out.extend_from_slice(rest);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Writes what an escape stands for and returns what follows it.
+fn escape<'t>(rest: &'t [u8], out: &mut Vec<u8>) -> &'t [u8] {
+    let Some((letter, rest)) = rest.split_first() else {
+        return rest;
+    };
+    let byte = match letter {
+        b'b' => 8,
+        b'f' => 12,
+        b'n' => b'\n',
+        b'r' => b'\r',
+        b't' => b'\t',
+        b'u' => return unicode(rest, out),
+        other => *other,
+    };
+    out.push(byte);
+    rest
+}
+
+fn unicode<'t>(rest: &'t [u8], out: &mut Vec<u8>) -> &'t [u8] {
+    let mut push = |c: char| out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+    let Some(unit) = hex4(rest) else {
+        push(char::REPLACEMENT_CHARACTER);
+        return rest;
+    };
+    let rest = &rest[4..];
+    let low = rest
+        .strip_prefix(b"\\u")
+        .and_then(hex4)
+        .filter(|low| (0xdc00..0xe000).contains(low));
+    match (unit, low) {
+        (0xd800..0xdc00, Some(low)) => {
+            let code = 0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00);
+            push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
+            &rest[6..]
+        }
+        _ => {
+            push(char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER));
+            rest
+        }
+    }
+}
+
+fn hex4(text: &[u8]) -> Option<u32> {
+    let digits = std::str::from_utf8(text.get(..4)?).ok()?;
+    if digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        u32::from_str_radix(digits, 16).ok()
+    } else {
+        None
+    }
+}

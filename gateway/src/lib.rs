@@ -1,0 +1,12 @@
+//! The gateway's parts. What stands in this first block is pure: bytes and headers go in, a decision or bytes come
+//! out; it knows nothing of connections, clocks or databases.
+
+pub mod body;
+pub mod credential;
+pub mod forward;
+pub mod json;
+pub mod model;
+pub mod provider;
+pub mod refusal;
+pub mod route;
+pub mod sse;
