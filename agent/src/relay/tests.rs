@@ -1,0 +1,429 @@
+//! The relay between a real HTTP client and a scripted gateway, on real sockets.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use http::HeaderMap;
+use hyper::body::Frame;
+use hyper_util::client::legacy::Client;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+    time::Instant,
+};
+
+use super::*;
+use crate::transport::BreakGlass;
+
+const KEY: &str = "acel_test";
+
+/// A gateway that answers 401 to every token but those it was told of, and otherwise what the path asks for.
+#[derive(Default)]
+struct Gateway {
+    good: Mutex<HashSet<String>>,
+    requests: AtomicUsize,
+    unauthorized: AtomicUsize,
+    open: AtomicUsize,
+    seen: Mutex<Vec<(String, HeaderMap, Bytes)>>,
+}
+
+struct Open(Arc<Gateway>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Gateway {
+    async fn start() -> (Arc<Self>, SocketAddr) {
+        let gateway = Arc::new(Self::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = gateway.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let gateway = accepting.clone();
+                let service = service_fn(move |request| gateway.clone().answer(request));
+                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        (gateway, address)
+    }
+
+    fn accepts(&self, token: &str) {
+        self.good.lock().unwrap().insert(token.to_owned());
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<CallerBody>, Infallible> {
+        self.requests.fetch_add(1, SeqCst);
+        let header = |name: &str| {
+            request
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
+        let token = header("authorization").map(|value| value.replace("Bearer ", ""));
+        let token = token
+            .or_else(|| header("x-api-key"))
+            .or_else(|| header("x-goog-api-key"))
+            .unwrap_or_default();
+        if !self.good.lock().unwrap().contains(&token) {
+            self.unauthorized.fetch_add(1, SeqCst);
+            let mut refusal = Response::new(whole(Bytes::from_static(b"{}")));
+            *refusal.status_mut() = StatusCode::UNAUTHORIZED;
+            return Ok(refusal);
+        }
+        let (head, body) = request.into_parts();
+        if head.uri.path().ends_with("/stream") {
+            return Ok(Response::new(self.ticks()));
+        }
+        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        self.seen
+            .lock()
+            .unwrap()
+            .push((head.uri.to_string(), head.headers, body.clone()));
+        Ok(Response::new(whole(body)))
+    }
+
+    /// One chunk every 50 ms for ever; `open` tells whether somebody still listens.
+    fn ticks(self: &Arc<Self>) -> CallerBody {
+        self.open.fetch_add(1, SeqCst);
+        let open = Open(self.clone());
+        let (sender, mut receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while sender.send(Bytes::from_static(b"tick\n")).await.is_ok() {
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let stream = futures_util::stream::poll_fn(move |cx| {
+            let _held = &open;
+            receiver
+                .poll_recv(cx)
+                .map(|part| part.map(|part| Ok(Frame::data(part))))
+        });
+        http_body_util::StreamBody::new(stream).boxed_unsync()
+    }
+}
+
+async fn relay(gateway: SocketAddr, change: impl FnOnce(&mut Config)) -> (Relay, TokenFeed) {
+    let (feed, tokens) = token_channel();
+    let gateway = GatewayUrl::parse(&format!("http://{gateway}"), "the test", BreakGlass::Closed).unwrap();
+    let local_key = Secret::new(KEY.to_owned());
+    let mut config = Config {
+        gateway,
+        local_key,
+        tokens,
+        session: None,
+        machine: None,
+        port: 0,
+        limits: Limits::default(),
+    };
+    change(&mut config);
+    (Relay::start(config).await.unwrap(), feed)
+}
+
+fn token(text: &str, lives: Duration) -> ProxyToken {
+    ProxyToken::new(Secret::new(text.to_owned()), Some(Instant::now() + lives))
+}
+
+type Caller = Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>;
+
+fn caller() -> Caller {
+    Client::builder(hyper_util::rt::TokioExecutor::new()).build_http()
+}
+
+fn post(relay: &Relay, path: &str, header: (&str, &str), body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+    let request = Request::post(format!("{}{path}", relay.base_url())).header(header.0, header.1);
+    request.body(Full::new(body.into())).unwrap()
+}
+
+async fn text(response: Response<Incoming>) -> String {
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn no_request_sees_a_401_while_the_token_changes_every_100_ms() {
+    let (gateway, address) = Gateway::start().await;
+    let (relay, feed) = relay(address, |_| {}).await;
+    let (relay, caller) = (Arc::new(relay), caller());
+    let rotation = {
+        let gateway = gateway.clone();
+        tokio::spawn(async move {
+            for n in 0.. {
+                let name = format!("token-{n}");
+                // The old token dies before the new one is there: the worst order there is.
+                gateway.good.lock().unwrap().clear();
+                sleep(Duration::from_millis(5)).await;
+                gateway.accepts(&name);
+                feed.publish(token(&name, Duration::from_millis(100)));
+                sleep(Duration::from_millis(95)).await;
+            }
+        })
+    };
+    let mut callers = JoinSet::new();
+    for n in 0..8 {
+        let (relay, caller) = (relay.clone(), caller.clone());
+        callers.spawn(async move {
+            let until = Instant::now() + Duration::from_secs(2);
+            let mut done = 0;
+            while Instant::now() < until {
+                let body = format!("{n}-{done}").repeat(1000);
+                let request = post(&relay, "/v1/messages", ("x-api-key", KEY), body.clone());
+                let answer = caller.request(request).await.unwrap();
+                assert_eq!(answer.status(), 200);
+                assert_eq!(text(answer).await, body);
+                done += 1;
+            }
+            done
+        });
+    }
+    let done: usize = callers.join_all().await.into_iter().sum();
+    rotation.abort();
+    assert!(done > 500, "{done} requests");
+    assert!(
+        gateway.unauthorized.load(SeqCst) > 0,
+        "the test must have met a dead token"
+    );
+}
+
+#[tokio::test]
+async fn a_refused_token_that_is_alive_is_told_to_the_caller_at_once() {
+    let (gateway, address) = Gateway::start().await;
+    let (relay, feed) = relay(address, |_| {}).await;
+    feed.publish(token("revoked", Duration::from_secs(300)));
+    let before = Instant::now();
+    let answer = caller()
+        .request(post(&relay, "/v1/messages", ("x-api-key", KEY), "{}"))
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 401);
+    assert!(before.elapsed() < Duration::from_secs(2));
+    assert_eq!(gateway.requests.load(SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_body_too_large_to_keep_is_sent_once_and_its_401_passed_on() {
+    let (gateway, address) = Gateway::start().await;
+    let (relay, feed) = relay(address, |config| config.limits.replay_bytes = 10).await;
+    feed.publish(token("old", Duration::ZERO));
+    let call = caller().request(post(&relay, "/v1/messages", ("x-api-key", KEY), "x".repeat(300_000)));
+    let (answer, ()) = tokio::join!(call, async {
+        sleep(Duration::from_millis(100)).await;
+        gateway.accepts("new");
+        feed.publish(token("new", Duration::from_secs(300)));
+    });
+    // The gateway refuses without reading; whether the caller still reads the answer then depends on who closes first.
+    if let Ok(answer) = answer {
+        assert!(matches!(answer.status().as_u16(), 401 | 502), "{}", answer.status());
+    }
+    assert_eq!(gateway.requests.load(SeqCst), 1);
+}
+
+#[tokio::test]
+async fn the_token_goes_out_in_the_callers_style_and_everything_else_as_it_came() {
+    let (gateway, address) = Gateway::start().await;
+    let session: SessionId = "6f1c2f5e-4a0e-4c2b-9a3b-0a2b7f4f3c11".parse().unwrap();
+    let (relay, feed) = relay(address, |config| config.session = Some(session)).await;
+    gateway.accepts("fresh");
+    feed.publish(token("fresh", Duration::from_secs(300)));
+    let caller = caller();
+
+    let mut request = post(
+        &relay,
+        "/v1/messages?beta=true",
+        ("authorization", "Bearer acel_test"),
+        "body",
+    );
+    for (name, value) in [
+        ("x-api-key", KEY),
+        ("cookie", "c"),
+        ("x-ace-session", "mine"),
+        ("anthropic-beta", "a,b"),
+    ] {
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    assert_eq!(caller.request(request).await.unwrap().status(), 200);
+    let request = post(
+        &relay,
+        &format!("/v1beta/models/m:generateContent?key={KEY}&alt=sse"),
+        ("x-app", "cli"),
+        "body",
+    );
+    assert_eq!(caller.request(request).await.unwrap().status(), 200);
+
+    let seen = gateway.seen.lock().unwrap();
+    let (uri, headers, body) = &seen[0];
+    assert_eq!(
+        (uri.as_str(), &body[..]),
+        ("/api/remote/llm-proxy/v1/messages?beta=true", &b"body"[..])
+    );
+    assert_eq!(headers["authorization"], "Bearer fresh");
+    assert_eq!(headers["anthropic-beta"], "a,b");
+    assert_eq!(headers["x-ace-session"], session.to_string().as_str());
+    assert!(!headers.contains_key("x-api-key") && !headers.contains_key("cookie"));
+    let (uri, headers, _) = &seen[1];
+    assert_eq!(uri, "/api/remote/llm-proxy/v1beta/models/m:generateContent?alt=sse");
+    assert_eq!(headers["x-goog-api-key"], "fresh");
+}
+
+#[tokio::test]
+async fn chunks_arrive_one_by_one_and_a_caller_that_leaves_ends_the_upstream_request() {
+    let (gateway, address) = Gateway::start().await;
+    let (relay, feed) = relay(address, |_| {}).await;
+    gateway.accepts("fresh");
+    feed.publish(token("fresh", Duration::from_secs(300)));
+
+    let answer = caller()
+        .request(post(&relay, "/stream", ("x-api-key", KEY), ""))
+        .await
+        .unwrap();
+    let mut body = answer.into_body();
+    for _ in 0..4 {
+        let started = Instant::now();
+        let frame = body.frame().await.unwrap().unwrap();
+        assert_eq!(frame.data_ref().unwrap().as_ref(), b"tick\n");
+        assert!(started.elapsed() < Duration::from_secs(1));
+    }
+    assert_eq!(gateway.open.load(SeqCst), 1);
+    drop(body);
+    closes(&gateway).await;
+}
+
+#[tokio::test]
+async fn dropping_the_relay_ends_its_streams() {
+    let (gateway, address) = Gateway::start().await;
+    let (relay, feed) = relay(address, |_| {}).await;
+    gateway.accepts("fresh");
+    feed.publish(token("fresh", Duration::from_secs(300)));
+    let answer = caller()
+        .request(post(&relay, "/stream", ("x-api-key", KEY), ""))
+        .await
+        .unwrap();
+    drop(relay);
+    assert!(
+        answer.into_body().collect().await.is_err(),
+        "a stream that was cut must not look complete"
+    );
+    closes(&gateway).await;
+}
+
+async fn closes(gateway: &Gateway) {
+    let until = Instant::now() + Duration::from_secs(3);
+    while gateway.open.load(SeqCst) > 0 {
+        assert!(Instant::now() < until, "the upstream request is still open");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_refused_in_the_callers_dialect_and_nothing_is_forwarded() {
+    let (gateway, address) = Gateway::start().await;
+    let (relay, feed) = relay(address, |_| {}).await;
+    feed.publish(token("fresh", Duration::from_secs(300)));
+    let caller = caller();
+    for (path, want) in [
+        ("/v1/messages", "\"type\":\"error\""),
+        ("/v1/chat/completions", "\"code\":\"auth_error\""),
+        (
+            "/v1beta/models/m:generateContent?key=x",
+            "\"status\":\"UNAUTHENTICATED\"",
+        ),
+    ] {
+        let answer = caller
+            .request(post(&relay, path, ("x-api-key", "wrong"), "x".repeat(200_000)))
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 401);
+        assert_eq!(answer.headers()["content-type"], "application/json");
+        let body = text(answer).await;
+        assert!(body.contains(want) && !body.contains(KEY), "{body}");
+    }
+    assert_eq!(gateway.requests.load(SeqCst), 0);
+}
+
+#[tokio::test]
+async fn upgrades_probes_and_climbing_paths_are_answered_here() {
+    let (gateway, address) = Gateway::start().await;
+    let (relay, feed) = relay(address, |_| {}).await;
+    feed.publish(token("fresh", Duration::from_secs(300)));
+    let upgrade = format!(
+        "GET /v1/responses HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nx-api-key: {KEY}\r\n\r\n"
+    );
+    assert!(raw(&relay, &upgrade).await.starts_with("HTTP/1.1 426 "));
+    assert!(
+        raw(&relay, "HEAD /api/hello HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .starts_with("HTTP/1.1 200 ")
+    );
+    let climb = format!("GET /v1/../../api/users HTTP/1.1\r\nHost: x\r\nx-api-key: {KEY}\r\n\r\n");
+    assert!(raw(&relay, &climb).await.starts_with("HTTP/1.1 400 "));
+    assert_eq!(gateway.requests.load(SeqCst), 0);
+}
+
+async fn raw(relay: &Relay, request: &str) -> String {
+    let mut stream = TcpStream::connect(relay.address()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let read = stream.read(&mut answer).await.unwrap();
+    String::from_utf8(answer[..read].to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_not_there_is_a_502_in_json() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (relay, feed) = relay(free, |_| {}).await;
+    feed.publish(token("fresh", Duration::from_secs(300)));
+    let answer = caller()
+        .request(post(
+            &relay,
+            "/v1/chat/completions",
+            ("authorization", "Bearer acel_test"),
+            "{}",
+        ))
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 502);
+    let body: serde_json::Value = serde_json::from_str(&text(answer).await).unwrap();
+    assert_eq!(body["error"]["type"], "upstream_error");
+    assert!(body["error"]["message"].as_str().unwrap().contains(&free.to_string()));
+}
+
+#[tokio::test]
+async fn only_127_0_0_1_listens() {
+    let (_, address) = Gateway::start().await;
+    let (relay, _feed) = relay(address, |_| {}).await;
+    let port = relay.address().port();
+    assert_eq!(relay.address().ip(), Ipv4Addr::LOCALHOST);
+    assert!(TcpStream::connect(("127.0.0.1", port)).await.is_ok());
+    // The rest of 127/8 is this machine as well: a socket on 0.0.0.0 would answer there.
+    for other in ["127.0.0.2", "::1"] {
+        assert!(TcpStream::connect((other, port)).await.is_err(), "{other}");
+    }
+}
+
+#[tokio::test]
+async fn connections_are_kept_on_both_sides() {
+    let (gateway, address) = Gateway::start().await;
+    let (relay, feed) = relay(address, |_| {}).await;
+    gateway.accepts("fresh");
+    feed.publish(token("fresh", Duration::from_secs(300)));
+    let request = format!("POST /v1/x HTTP/1.1\r\nHost: x\r\nx-api-key: {KEY}\r\nContent-Length: 2\r\n\r\nhi");
+    let mut stream = TcpStream::connect(relay.address()).await.unwrap();
+    for _ in 0..3 {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let read = stream.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8(answer[..read].to_vec()).unwrap().to_lowercase();
+        assert!(
+            answer.starts_with("http/1.1 200 ") && !answer.contains("connection: close"),
+            "{answer}"
+        );
+    }
+}
