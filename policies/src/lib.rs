@@ -4,12 +4,15 @@
 //! decision goes out. Talking to the database, the network and the system is left to the programs.
 
 pub mod access;
+pub mod bind;
+pub mod config;
 pub mod denied;
 pub mod edge;
 pub mod hygiene;
 pub mod id;
 pub mod provider;
 pub mod secret;
+pub mod ssrf;
 pub mod token;
 pub mod upload;
 pub mod usage;
