@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use crate::ask::Body;
 use crate::{Ask, Ca, PATIENCE, Piece};
 
-/// One HTTP/2 connection.
+/// One HTTP/2 connection; its clones share it.
+#[derive(Clone)]
 pub struct H2Client {
     sender: SendRequest<Bytes>,
     authority: String,

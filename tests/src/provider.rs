@@ -168,6 +168,22 @@ impl Seen {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {:?}", self.body))
     }
 
+    /// The headers that carry a credential, wherever a provider would look for one.
+    pub fn credentials(&self) -> Vec<(String, String)> {
+        let names = [
+            "authorization",
+            "x-api-key",
+            "x-goog-api-key",
+            "api-key",
+            "proxy-authorization",
+            "cookie",
+        ];
+        let given = names.into_iter().filter(|name| self.head.has(name));
+        given
+            .map(|name| (name.to_owned(), self.head.all(name).join(", ")))
+            .collect()
+    }
+
     /// Everything that arrived, to look for what must not be in it.
     pub fn everything(&self) -> String {
         format!(

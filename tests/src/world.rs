@@ -124,6 +124,12 @@ impl Dialect {
         ask.header(name, format!("{prefix}{token}"))
     }
 
+    /// The one credential that its provider must see: the real key, where this dialect has it.
+    pub fn injected(self) -> Vec<(String, String)> {
+        let (name, prefix) = self.credential();
+        vec![(name.to_owned(), format!("{prefix}{}", self.key()))]
+    }
+
     /// The base URL to store for a provider at this address.
     pub fn base_url(self, provider: &str) -> String {
         match self {
