@@ -6,6 +6,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+pub use pick::Picker;
+
+mod pick;
+
 /// Deeper nesting is refused; JSON Schemas of real tools stay below forty.
 pub const MAX_DEPTH: usize = 256;
 
@@ -109,6 +113,36 @@ pub fn find<'t>(object: &'t [u8], key: &str) -> Option<&'t [u8]> {
         .filter(|member| &object[member.key.clone()] == key.as_bytes())
         .last()
         .map(|member| &object[member.value])
+}
+
+/// The elements of an array, as far as they can be read.
+pub fn elements(array: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut at = (array.first() == Some(&b'[')).then(|| space(array, 1));
+    std::iter::from_fn(move || {
+        let begin = at?;
+        let end = skip(array, begin).ok()?;
+        let comma = space(array, end);
+        at = (array.get(comma) == Some(&b',')).then(|| space(array, comma + 1));
+        Some(&array[begin..end])
+    })
+}
+
+/// The number of bytes in the strings of a text that stand behind the keys that `is_text`.
+pub fn text_bytes(text: &[u8], is_text: fn(&[u8]) -> bool) -> u64 {
+    let mut sum = 0;
+    let mut counts = false;
+    let mut at = 0;
+    while let Some(quote) = memchr::memchr(b'"', &text[at..]) {
+        let begin = at + quote + 1;
+        let Ok(end) = string_end(text, begin) else { break };
+        at = end + 1;
+        if text.get(space(text, at)) == Some(&b':') {
+            counts = is_text(&text[begin..end]);
+        } else if counts {
+            sum += (end - begin) as u64;
+        }
+    }
+    sum
 }
 
 /// How the member `key` of a text that may break off begins: what is there of its value, or `None` where the text does
@@ -226,7 +260,7 @@ pub fn skip(text: &[u8], mut at: usize) -> Result<usize, Fault> {
 }
 
 /// The open containers, outermost first: a set bit is an object.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Nest {
     objects: [u64; MAX_DEPTH / 64],
     depth: usize,

@@ -1,5 +1,5 @@
-//! What differs from provider to provider and is no matter of reading an answer: where the key goes, what a stream's
-//! keep-alive and its breaking off look like, which header names the provider's own request id.
+//! What differs from provider to provider: where the key goes, which header names the provider's own request id, what
+//! keeps a stream awake; and, below, how an answer tells its usage and how a stream ends.
 
 use ace_policies::provider::Provider;
 use http::header::{AUTHORIZATION, HeaderName, InvalidHeaderValue};
@@ -7,9 +7,21 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::route::Call;
 
+mod anthropic;
+mod decoder;
 mod echo;
+mod google;
+mod meter;
+mod openai;
+mod reader;
+mod tally;
+mod usage_chunk;
 
 pub use echo::mask_echo;
+pub use meter::{Meter, Metered};
+pub use reader::Head;
+pub use tally::tokens_in;
+pub use usage_chunk::UsageChunkFilter;
 
 /// The one credential that a forwarded request carries, marked sensitive so that nothing prints it.
 pub fn key_header(call: &Call, key: &str) -> Result<(HeaderName, HeaderValue), InvalidHeaderValue> {
@@ -43,12 +55,4 @@ pub fn keep_alive(dialect: Provider) -> Option<&'static [u8]> {
         Provider::Anthropic => Some(b"event: ping\ndata: {\"type\": \"ping\"}\n\n"),
         Provider::Google => None,
     }
-}
-
-/// What a client is told before the connection of a broken stream breaks. Only Anthropic's protocol has such an event;
-/// some clients of the others take one for the end and wait on it.
-pub fn broken_stream(dialect: Provider) -> Option<&'static [u8]> {
-    const LOST: &[u8] = b"event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\
-        \"message\":\"The connection to the provider was lost before the answer was complete\"}}\n\n";
-    (dialect == Provider::Anthropic).then_some(LOST)
 }

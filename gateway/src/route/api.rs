@@ -76,6 +76,11 @@ impl Api {
         )
     }
 
+    /// Whether a successful answer costs tokens even where it does not tell how many.
+    pub fn costs_tokens(self) -> bool {
+        self.writes_text() || matches!(self, Api::OpenAiEmbeddings | Api::GoogleEmbed)
+    }
+
     pub fn model_place(self) -> ModelPlace {
         use Api::*;
         match self {

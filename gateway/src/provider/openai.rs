@@ -1,0 +1,159 @@
+//! OpenAI's dialect: chat completions, Responses and what is shaped like them (embeddings, images, transcriptions).
+
+use ace_policies::usage::Usage;
+use memchr::memmem;
+use serde_json::json;
+
+use super::tally::Tally;
+use crate::json::{self, Members};
+use crate::route::Api;
+use crate::sse::Event;
+
+/// The members of a whole answer that tell something.
+pub(super) const WANTED: &[&str] = &["usage", "model", "error"];
+
+/// Reads one event of a stream.
+pub(super) fn event(tally: &mut Tally, event: Event<'_>) {
+    if event.data == b"[DONE]" {
+        tally.ended = true;
+        return;
+    }
+    let Some(members) = Members::of(event.data) else { return };
+    let mut choices: &[u8] = b"";
+    let mut usage = None;
+    for member in members.map_while(Result::ok) {
+        let value = &event.data[member.value];
+        match &event.data[member.key] {
+            b"choices" => {
+                choices = value;
+                tally.text_bytes += json::text_bytes(value, is_text);
+            }
+            b"delta" if value.starts_with(b"\"") => tally.text_bytes += value.len() as u64 - 2,
+            b"usage" if value.starts_with(b"{") => usage = Some(value),
+            b"type" => ended_by(tally, value),
+            b"response" => response(tally, value),
+            b"sequence_number" => tally.sequence = json::count(value).unwrap_or_default(),
+            b"created" if tally.created == 0 => tally.created = json::count(value).unwrap_or_default(),
+            key => member_of_answer(tally, key, value),
+        }
+    }
+    let finished = is_finished(choices);
+    if let Some(object) = usage {
+        tally.tell(read(object));
+        // Some servers tell the usage so far in every chunk.
+        tally.is_final = finished || json::elements(choices).next().is_none();
+    }
+    tally.ended |= finished;
+}
+
+/// Reads a member of a whole answer, or of an event.
+pub(super) fn member_of_answer(tally: &mut Tally, key: &[u8], value: &[u8]) {
+    match key {
+        b"model" => tally.learn_model(value),
+        b"id" => tally.learn_id(value),
+        b"usage" if value.starts_with(b"{") => {
+            tally.tell(read(value));
+            tally.is_final = true;
+        }
+        b"error" if value != b"null" => tally.learn_error(json::find(value, "type").or(json::find(value, "code"))),
+        _ => {}
+    }
+}
+
+/// Keys of generated text, whose bytes an estimate goes by.
+pub(super) fn is_text(key: &[u8]) -> bool {
+    matches!(
+        key,
+        b"content" | b"reasoning_content" | b"reasoning" | b"refusal" | b"arguments" | b"text" | b"input"
+    )
+}
+
+/// What ends a stream that a budget stopped, as the provider ends one at its token limit.
+pub(super) fn ending(tally: &Tally, api: Api) -> Vec<u8> {
+    let (id, model) = (
+        tally.id.as_deref().unwrap_or_default(),
+        tally.model.as_deref().unwrap_or_default(),
+    );
+    if api == Api::OpenAiResponses {
+        let used = tally.so_far();
+        let input = used.input_side();
+        let event = json!({"type": "response.incomplete", "sequence_number": tally.sequence + 1, "response": {
+            "id": id, "object": "response", "created_at": tally.created, "status": "incomplete", "error": null,
+            "incomplete_details": {"reason": "max_output_tokens"}, "model": model, "output": [],
+            "usage": {
+                "input_tokens": input, "input_tokens_details": {"cached_tokens": used.cache_read},
+                "output_tokens": used.output, "output_tokens_details": {"reasoning_tokens": used.reasoning},
+                "total_tokens": input + used.output,
+            },
+        }});
+        return format!("event: response.incomplete\ndata: {event}\n\n").into_bytes();
+    }
+    let (object, choice) = match api {
+        Api::OpenAiCompletions => (
+            "text_completion",
+            json!({"index": 0, "text": "", "logprobs": null, "finish_reason": "length"}),
+        ),
+        _ => (
+            "chat.completion.chunk",
+            json!({"index": 0, "delta": {}, "logprobs": null, "finish_reason": "length"}),
+        ),
+    };
+    let chunk = json!({"id": id, "object": object, "created": tally.created, "model": model, "choices": [choice]});
+    format!("data: {chunk}\n\ndata: [DONE]\n\n").into_bytes()
+}
+
+/// A Responses event's `response`: in the last one with its usage.
+fn response(tally: &mut Tally, response: &[u8]) {
+    let Some(members) = Members::of(response) else { return };
+    for member in members.map_while(Result::ok) {
+        let value = &response[member.value];
+        match &response[member.key] {
+            b"created_at" => tally.created = json::count(value).unwrap_or_default(),
+            key => member_of_answer(tally, key, value),
+        }
+    }
+}
+
+fn ended_by(tally: &mut Tally, kind: &[u8]) {
+    let last: [&[u8]; 4] = [
+        br#""response.completed""#,
+        br#""response.incomplete""#,
+        br#""response.failed""#,
+        br#""error""#,
+    ];
+    tally.ended |= last.contains(&kind);
+}
+
+fn is_finished(choices: &[u8]) -> bool {
+    let reason = memmem::find(choices, b"\"finish_reason\"").map(|at| &choices[at + b"\"finish_reason\"".len()..]);
+    reason.is_some_and(|rest| {
+        rest.trim_ascii_start()
+            .strip_prefix(b":")
+            .is_some_and(|rest| rest.trim_ascii_start().starts_with(b"\""))
+    })
+}
+
+/// Reads a usage object in the words of chat (`prompt_tokens`) or of Responses (`input_tokens`). Cached tokens are part
+/// of the prompt, reasoning and audio are part of what they stand in.
+fn read(object: &[u8]) -> Usage {
+    let count = |keys: &[&str]| keys.iter().find_map(|key| json::count(json::find(object, key)?));
+    let detail = |keys: [&str; 2], name: &str| {
+        keys.iter()
+            .find_map(|key| json::count(json::find(json::find(object, key)?, name)?))
+    };
+    const INPUT: [&str; 2] = ["prompt_tokens_details", "input_tokens_details"];
+    const OUTPUT: [&str; 2] = ["completion_tokens_details", "output_tokens_details"];
+    let prompt = count(&["prompt_tokens", "input_tokens"]).unwrap_or_default();
+    // The second and third are DeepSeek's and Moonshot's words.
+    let cached = detail(INPUT, "cached_tokens").or_else(|| count(&["prompt_cache_hit_tokens", "cached_tokens"]));
+    let cached = cached.unwrap_or_default();
+    Usage {
+        input: prompt.saturating_sub(cached),
+        cache_read: cached,
+        output: count(&["completion_tokens", "output_tokens"]).unwrap_or_default(),
+        reasoning: detail(OUTPUT, "reasoning_tokens").unwrap_or_default(),
+        audio_input: detail(INPUT, "audio_tokens").unwrap_or_default(),
+        audio_output: detail(OUTPUT, "audio_tokens").unwrap_or_default(),
+        ..Usage::default()
+    }
+}
