@@ -19,6 +19,8 @@ pub(super) trait Setting: Sized {
     fn to_toml(&self) -> String;
     /// Whether messages may show what was found.
     const SHOWN: bool = true;
+    /// Whether TOML writes it without quotes, which people who know other formats forget.
+    const BARE: bool = false;
 }
 
 /// Reads a value, or says what was expected and what was found.
@@ -33,7 +35,7 @@ pub(super) fn read<T: Setting>(given: Given<'_>) -> Result<T, String> {
 fn found<T: Setting>(given: Given<'_>) -> String {
     match given {
         Given::Text(text) if T::SHOWN => format!(", found '{text}'"),
-        Given::Toml(DeValue::String(text)) if T::SHOWN && T::from_text(text).is_some() => {
+        Given::Toml(DeValue::String(text)) if T::BARE && T::from_text(text).is_some() => {
             format!(", found the string \"{text}\"; write it without quotes")
         }
         Given::Toml(DeValue::String(text)) if T::SHOWN => format!(", found \"{text}\""),
@@ -66,6 +68,8 @@ pub(super) fn check_range<T: PartialOrd + Display>(value: &T, range: RangeInclus
 macro_rules! whole_numbers {
     ($($type:ty),+) => {
         $(impl Setting for $type {
+            const BARE: bool = true;
+
             fn expected() -> String {
                 match <$type>::BITS {
                     64 => "a whole number".to_owned(),
@@ -92,6 +96,8 @@ macro_rules! whole_numbers {
 whole_numbers!(u16, u32, u64, usize);
 
 impl Setting for bool {
+    const BARE: bool = true;
+
     fn expected() -> String {
         "true or false".to_owned()
     }
@@ -141,9 +147,8 @@ impl Setting for Vec<String> {
     }
 
     fn from_text(text: &str) -> Option<Self> {
-        let items = list(text).map(str::to_owned).collect();
-        // A TOML list in an environment variable would become one strange item.
-        (!text.starts_with('[')).then_some(items)
+        // A TOML list in an environment variable would become strange items.
+        (!text.contains('"')).then(|| list(text).map(str::to_owned).collect())
     }
 
     fn to_toml(&self) -> String {

@@ -126,12 +126,11 @@ impl Merge {
 
     /// Checks what depends on more than one key, and gives the configuration if nothing was wrong.
     pub(super) fn finish(mut self) -> Result<Config, ConfigError> {
-        for (section, key, message) in validate::problems(&self.config) {
-            let origin = self
-                .origins
-                .get(&(section.to_owned(), key.to_owned()))
-                .cloned()
-                .unwrap_or_default();
+        for (section, keys, message) in validate::problems(&self.config) {
+            // Of several keys, one that somebody set is the one to look at.
+            let origin_of = |key: &&'static str| self.origins.get(&(section.to_owned(), (*key).to_owned()));
+            let set = keys.iter().find_map(|key| Some((*key, origin_of(key)?.clone())));
+            let (key, origin) = set.unwrap_or((keys[0], Origin::Default));
             self.report(origin, Some(section), Some(key), &message);
         }
         if self.problems.is_empty() {

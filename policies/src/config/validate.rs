@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use super::{Config, SecretRef};
 use crate::{bind::BindMode, ssrf::EgressAllow};
 
-/// A problem's section, key and message.
-type Found = (&'static str, &'static str, String);
+/// A problem's section, the keys that it may stem from, and the message.
+pub(super) type Found = (&'static str, &'static [&'static str], String);
 
 /// Everything that is wrong with a configuration whose keys are fine one by one.
 pub(super) fn problems(config: &Config) -> Vec<Found> {
@@ -28,40 +28,58 @@ pub(super) fn problems(config: &Config) -> Vec<Found> {
 
 fn bind(config: &Config) -> Option<Found> {
     let host = &config.gateway.custom_bind_host;
-    let wanted = config.gateway.bind == BindMode::Custom || !host.is_empty();
+    if host.is_empty() && config.gateway.bind == BindMode::Custom {
+        let message =
+            "mode custom needs custom_bind_host, an IP address of this host such as \"192.168.1.7\"".to_owned();
+        return Some(("gateway", &["bind"], message));
+    }
     let message = format!("must be an IP address of this host such as \"192.168.1.7\", found \"{host}\"");
-    (wanted && host.parse::<IpAddr>().is_err()).then_some(("gateway", "custom_bind_host", message))
+    (!host.is_empty() && host.parse::<IpAddr>().is_err()).then_some(("gateway", &["custom_bind_host"], message))
 }
 
 fn tls(config: &Config) -> Option<Found> {
-    let missing = match (config.tls.cert_file.is_empty(), config.tls.key_file.is_empty()) {
-        (true, false) => "cert_file",
-        (false, true) => "key_file",
-        _ => return None,
-    };
-    Some((
-        "tls",
-        missing,
-        "is needed too: set both cert_file and key_file, or neither".to_owned(),
-    ))
+    let half = config.tls.cert_file.is_empty() != config.tls.key_file.is_empty();
+    half.then(|| {
+        (
+            "tls",
+            KEYS,
+            "needs its other half: set both cert_file and key_file, or neither".to_owned(),
+        )
+    })
 }
+
+const KEYS: &[&str] = &["cert_file", "key_file"];
 
 fn limits(config: &Config) -> Option<Found> {
     let (target, head) = (config.limits.max_target_bytes, config.limits.max_head_bytes);
-    let message = format!("must not be more than max_head_bytes ({head}), found {target}");
-    (target > head).then_some(("limits", "max_target_bytes", message))
+    not_more(
+        "limits",
+        &["max_target_bytes", "max_head_bytes"],
+        target as u64,
+        head as u64,
+    )
 }
 
 fn auth(config: &Config) -> Option<Found> {
     let (ttl, max) = (config.auth.token_ttl_s, config.auth.token_ttl_max_s);
-    let message = format!("must not be more than token_ttl_max_s ({max}), found {ttl}");
-    (ttl > max).then_some(("auth", "token_ttl_s", message))
+    not_more("auth", &["token_ttl_s", "token_ttl_max_s"], ttl, max)
+}
+
+fn ledger(config: &Config) -> Option<Found> {
+    let (batch, queue) = (config.ledger.batch, config.ledger.queue);
+    not_more("ledger", &["batch", "queue"], batch as u64, queue as u64)
+}
+
+fn not_more(section: &'static str, keys: &'static [&'static str; 2], smaller: u64, greater: u64) -> Option<Found> {
+    let [first, second] = keys;
+    let message = format!("{first} ({smaller}) must not be more than {second} ({greater})");
+    (smaller > greater).then_some((section, keys, message))
 }
 
 fn egress(config: &Config) -> Option<Found> {
     EgressAllow::parse(&config.egress.allow)
         .err()
-        .map(|error| ("egress", "allow", error.to_string()))
+        .map(|error| ("egress", &["allow"][..], error.to_string()))
 }
 
 fn database(config: &Config) -> Option<Found> {
@@ -72,38 +90,28 @@ fn database(config: &Config) -> Option<Found> {
         .iter()
         .any(|start| url.expose().starts_with(start));
     let message = "must begin with sqlite:, postgres:// or postgresql://".to_owned();
-    (!known).then_some(("database", "url", message))
-}
-
-fn ledger(config: &Config) -> Option<Found> {
-    let (batch, queue) = (config.ledger.batch, config.ledger.queue);
-    let message = format!("must not be more than queue ({queue}), found {batch}");
-    (batch > queue).then_some(("ledger", "batch", message))
+    (!known).then_some(("database", &["url"], message))
 }
 
 fn listeners(config: &Config) -> impl Iterator<Item = Found> {
-    let listen = [
-        ("metrics", "listen", &config.metrics.listen),
-        ("control", "listen", &config.control.listen),
-    ];
+    let listen = [("metrics", &config.metrics.listen), ("control", &config.control.listen)];
+    let unreadable = |address: &str| !address.is_empty() && address.parse::<SocketAddr>().is_err();
     let wrong = listen
         .into_iter()
-        .filter(|(_, _, address)| !address.is_empty() && address.parse::<SocketAddr>().is_err());
-    let wrong = wrong.map(|(section, key, address)| {
-        (
-            section,
-            key,
-            format!("must be an address and port such as \"127.0.0.1:5001\", found \"{address}\""),
-        )
-    });
-    let nodes = config.control.upstreams.iter().filter(|node| !is_host_and_port(node));
-    let nodes = nodes.map(|node| {
-        (
-            "control",
-            "upstreams",
-            format!("'{node}' must be a host and port such as \"10.0.0.5:5002\""),
-        )
-    });
+        .filter(move |(_, address)| unreadable(address))
+        .map(|(section, address)| {
+            let message = format!("must be an address and port such as \"127.0.0.1:5001\", found \"{address}\"");
+            (section, &["listen"][..], message)
+        });
+    let nodes = config
+        .control
+        .upstreams
+        .iter()
+        .filter(|node| !is_host_and_port(node))
+        .map(|node| {
+            let message = format!("'{node}' must be a host and port such as \"10.0.0.5:5002\"");
+            ("control", &["upstreams"][..], message)
+        });
     wrong.chain(nodes)
 }
 
@@ -125,6 +133,6 @@ fn aliases(config: &Config) -> impl Iterator<Item = Found> {
         } else {
             return None;
         };
-        Some(("models", "alias", format!("'{asked}' = '{served}' has {wrong}")))
+        Some(("models", &["alias"][..], format!("'{asked}' = '{served}' has {wrong}")))
     })
 }
