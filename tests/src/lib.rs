@@ -6,6 +6,7 @@
 
 mod ask;
 mod ca;
+mod corpus;
 mod door;
 
 mod framing;
@@ -20,6 +21,7 @@ mod world;
 
 pub use ask::Ask;
 pub use ca::Ca;
+pub use corpus::{Corpus, Exchange, remarkable};
 pub use door::Door;
 
 pub use framing::Head;

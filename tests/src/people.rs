@@ -36,6 +36,11 @@ impl Person {
         }
     }
 
+    /// The cookie of this person's login.
+    pub fn cookie(&self) -> &str {
+        &self.cookie
+    }
+
     pub async fn get(&self, path: &str) -> Said {
         self.asks(Ask::get(path)).await
     }
@@ -64,6 +69,11 @@ impl Person {
         let body = provider.map_or(json!({}), |provider| json!({"provider": provider}));
         let said = self.post("/api/proxy-tokens", body).await.ok();
         said["token"].as_str().expect("a token").to_owned()
+    }
+
+    /// The same person at another door, with the same login.
+    pub(crate) fn at(&mut self, door: &Door) {
+        self.door = door.clone();
     }
 
     /// Every request that the log holds, oldest first, once there are `count` of them.

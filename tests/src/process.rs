@@ -74,6 +74,11 @@ impl Program {
         }
     }
 
+    /// Starts a program that says in words, if at all, when it is ready.
+    pub fn open(command: Command) -> Self {
+        Self::spawn(command).0
+    }
+
     /// Runs a program to its end.
     ///
     /// # Panics

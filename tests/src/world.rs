@@ -30,6 +30,7 @@ pub struct World {
     pub provider: Provider,
     pub admin: Person,
     pub alice: Person,
+    environment: Vec<(String, String)>,
     // Last: its folder must outlive the program.
     state: TempDir,
 }
@@ -193,6 +194,16 @@ impl World {
         joins(&self.admin, &self.door, name).await
     }
 
+    /// Starts the gateway again, after it has ended, with the same state.
+    pub async fn restart(&mut self) {
+        let (gateway, ready) = Program::start(command(self.state.path(), &self.environment)).await;
+        self.gateway = gateway;
+        self.door.address = address(&ready["url"]);
+        self.metrics = address(&ready["metrics_url"]);
+        self.admin.at(&self.door);
+        self.alice.at(&self.door);
+    }
+
     pub fn state(&self) -> &Path {
         self.state.path()
     }
@@ -245,7 +256,8 @@ impl WorldBuilder {
             self = self.config("tls", format!("cert_file = {:?}", files.certificate));
             self = self.config("tls", format!("key_file = {:?}", files.key));
         }
-        let (gateway, ready) = Program::start(self.command(state.path())).await;
+        std::fs::write(state.path().join("gateway.toml"), self.toml()).expect("a folder that can be written");
+        let (gateway, ready) = Program::start(command(state.path(), &self.environment)).await;
         let door = Door {
             address: address(&ready["url"]),
             ca: self.ca.take().map(Arc::new),
@@ -259,6 +271,7 @@ impl WorldBuilder {
             provider,
             admin,
             alice,
+            environment: self.environment,
             state,
         };
         if self.keys {
@@ -271,16 +284,6 @@ impl WorldBuilder {
         world
     }
 
-    fn command(&self, state: &Path) -> Command {
-        std::fs::write(state.join("gateway.toml"), self.toml()).expect("a folder that can be written");
-        let mut command = program("ace-gateway");
-        command.args(["--port", "0", "--json", "--state-dir"]).arg(state);
-        command
-            .env("HOME", state)
-            .envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command
-    }
-
     fn toml(&self) -> String {
         let sections = self
             .config
@@ -288,6 +291,15 @@ impl WorldBuilder {
             .map(|(section, lines)| format!("[{section}]\n{}\n", lines.join("\n")));
         sections.collect::<Vec<_>>().join("\n")
     }
+}
+
+fn command(state: &Path, environment: &[(String, String)]) -> Command {
+    let mut command = program("ace-gateway");
+    command.args(["--port", "0", "--json", "--state-dir"]).arg(state);
+    command
+        .env("HOME", state)
+        .envs(environment.iter().map(|(name, value)| (name, value)));
+    command
 }
 
 /// The address in a URL like `http://127.0.0.1:5000`.

@@ -1,0 +1,76 @@
+//! Small requests in a closed loop: each connection asks again as soon as it is answered.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use tokio::{io::AsyncWriteExt, task::LocalSet, time::sleep};
+
+use super::Endpoint;
+use crate::{process, stats::Latencies};
+
+pub const CONNECTIONS: usize = 64;
+/// Connections are opened and pools filled before anything is counted.
+const WARM_UP: Duration = Duration::from_millis(400);
+
+/// What one round counted.
+pub struct Run {
+    pub requests: usize,
+    pub window: Duration,
+    pub latencies: Latencies,
+    pub target_cpu: Option<Duration>,
+    pub generator_cpu: Duration,
+}
+
+/// Asks through `endpoint` for the length of `window`.
+pub fn run(endpoint: &Endpoint, window: Duration) -> anyhow::Result<Run> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, measure(endpoint, window))
+}
+
+#[derive(Default)]
+struct Tally {
+    counting: Cell<bool>,
+    latencies: RefCell<Latencies>,
+}
+
+async fn measure(endpoint: &Endpoint, window: Duration) -> anyhow::Result<Run> {
+    let tally = Rc::new(Tally::default());
+    let callers: Vec<_> = (0..CONNECTIONS).map(|_| tokio::task::spawn_local(ask(endpoint.clone(), tally.clone()))).collect();
+    sleep(WARM_UP).await;
+    let cpu = || endpoint.pid.map(process::cpu).transpose();
+    let (target_before, generator_before, started) = (cpu()?, process::own_thread_cpu()?, Instant::now());
+    tally.counting.set(true);
+    sleep(window).await;
+    tally.counting.set(false);
+    let (target_after, generator_after, window) = (cpu()?, process::own_thread_cpu()?, started.elapsed());
+    for caller in callers {
+        if caller.is_finished() {
+            caller.await?.context("a caller gave up")?;
+        }
+    }
+    let latencies = tally.latencies.take();
+    Ok(Run {
+        requests: latencies.len(),
+        window,
+        latencies,
+        target_cpu: target_after.zip(target_before).map(|(after, before)| after - before),
+        generator_cpu: generator_after - generator_before,
+    })
+}
+
+async fn ask(endpoint: Endpoint, tally: Rc<Tally>) -> anyhow::Result<()> {
+    let request = endpoint.json_request();
+    let mut connection = endpoint.connect().await?;
+    loop {
+        let asked = Instant::now();
+        connection.stream.write_all(&request).await?;
+        while !connection.read_some(|_| {}).await? {}
+        if tally.counting.get() {
+            tally.latencies.borrow_mut().record(asked.elapsed());
+        }
+    }
+}
