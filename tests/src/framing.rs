@@ -131,9 +131,9 @@ impl BodyReader {
             match self.state {
                 State::Done => return None,
                 State::UntilClose => return (!buffer.is_empty()).then(|| buffer.split().freeze()),
-                State::Length(left) => return self.data(buffer, left, |left| State::Length(left), State::Done),
+                State::Length(left) => return self.data(buffer, left, State::Length, State::Done),
                 State::ChunkData(left) => {
-                    return self.data(buffer, left, |left| State::ChunkData(left), State::ChunkEnd);
+                    return self.data(buffer, left, State::ChunkData, State::ChunkEnd);
                 }
                 State::ChunkSize => {
                     let line = take_line(buffer)?;
