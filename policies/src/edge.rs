@@ -122,3 +122,116 @@ pub enum EdgeError {
     #[error("the gateway's signature is stale; compare the clocks of gateway and control API")]
     Stale,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+    const TARGET: &str = "/api/users?limit=5";
+
+    fn key() -> Subkey {
+        Subkey::from_bytes([1; 32])
+    }
+
+    fn headers() -> EdgeHeaders {
+        EdgeHeaders {
+            client: [203, 0, 113, 9].into(),
+            scheme: "https".to_owned(),
+            host: "ace.example.com".to_owned(),
+            request_id: "0198".to_owned(),
+            time: NOW,
+        }
+    }
+
+    #[track_caller]
+    fn check(headers: &EdgeHeaders, method: &str, target: &str, now: i64, expected: Result<(), EdgeError>) {
+        let signature = self::headers().sign(&key(), "GET", TARGET);
+        let found = headers.verify(&key(), method, target, &signature, now, MAX_AGE_S);
+        assert_eq!(found, expected, "{headers:?} {method} {target}");
+    }
+
+    #[test]
+    fn a_signature_is_for_one_request_and_one_client() {
+        check(&headers(), "GET", TARGET, NOW, Ok(()));
+        check(&headers(), "POST", TARGET, NOW, Err(EdgeError::BadSignature));
+        check(&headers(), "GET", "/api/users", NOW, Err(EdgeError::BadSignature));
+        let local = EdgeHeaders {
+            client: [127, 0, 0, 1].into(),
+            ..headers()
+        };
+        let plain = EdgeHeaders {
+            scheme: "http".to_owned(),
+            ..headers()
+        };
+        let moved = EdgeHeaders {
+            host: "ace.example.co".to_owned(),
+            request_id: "m0198".to_owned(),
+            ..headers()
+        };
+        let later = EdgeHeaders {
+            time: NOW + 1,
+            ..headers()
+        };
+        for changed in [local, plain, moved, later] {
+            check(&changed, "GET", TARGET, NOW, Err(EdgeError::BadSignature));
+        }
+    }
+
+    #[test]
+    fn a_signature_lasts_a_minute_either_way() {
+        check(&headers(), "GET", TARGET, NOW + 60, Ok(()));
+        check(&headers(), "GET", TARGET, NOW - 60, Ok(()));
+        check(&headers(), "GET", TARGET, NOW + 61, Err(EdgeError::Stale));
+        check(&headers(), "GET", TARGET, NOW - 61, Err(EdgeError::Stale));
+        check(&headers(), "GET", TARGET, i64::MIN, Err(EdgeError::Stale));
+    }
+
+    #[test]
+    fn other_keys_and_broken_signatures_are_refused() {
+        let verify = |key: &Subkey, signature: &str| headers().verify(key, "GET", TARGET, signature, NOW, MAX_AGE_S);
+        let signature = headers().sign(&key(), "GET", TARGET);
+        assert_eq!(
+            verify(&Subkey::from_bytes([2; 32]), &signature),
+            Err(EdgeError::BadSignature)
+        );
+        assert_eq!(verify(&key(), &signature[..62]), Err(EdgeError::BadSignature));
+        assert_eq!(verify(&key(), ""), Err(EdgeError::BadSignature));
+        assert_eq!(verify(&key(), "zz"), Err(EdgeError::Malformed(SIGNATURE)));
+    }
+
+    #[test]
+    fn headers_read_back_what_was_sent() {
+        let sent = headers().to_headers();
+        let get = |name: &str| {
+            sent.iter()
+                .find(|(sent, _)| *sent == name)
+                .map(|(_, value)| value.as_str())
+        };
+        assert_eq!(EdgeHeaders::read(get), Ok(headers()));
+        assert_eq!(
+            EdgeHeaders::read(|name| get(name).filter(|_| name != HOST)),
+            Err(EdgeError::Missing(HOST))
+        );
+        let strange = |name: &str| if name == CLIENT { Some("example.com") } else { get(name) };
+        assert_eq!(EdgeHeaders::read(strange), Err(EdgeError::Malformed(CLIENT)));
+        assert!(NAMES.iter().all(|name| name.starts_with("x-ace-")));
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_requests_share_a_signature(a in (".*", ".*", ".*"), b in (".*", ".*", ".*")) {
+            let sign = |(host, id, target): &(String, String, String)| {
+                EdgeHeaders { host: host.clone(), request_id: id.clone(), ..headers() }.sign(&key(), "GET", target)
+            };
+            prop_assert_eq!(a == b, sign(&a) == sign(&b));
+        }
+
+        #[test]
+        fn any_signature_can_be_checked(signature in ".*") {
+            prop_assert!(headers().verify(&key(), "GET", TARGET, &signature, NOW, MAX_AGE_S).is_err());
+        }
+    }
+}

@@ -3,6 +3,8 @@
 //! Everything here is pure: no I/O, no clock, no randomness. Times, nonces and rows come in as arguments and a
 //! decision goes out. Talking to the database, the network and the system is left to the programs.
 
+#![warn(missing_docs)]
+
 pub mod access;
 pub mod bind;
 pub mod config;

@@ -60,3 +60,94 @@ pub enum UploadError {
     #[error("the upload URL has expired; begin the upload again")]
     Expired,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn key() -> Subkey {
+        Subkey::from_bytes([1; 32])
+    }
+
+    fn grant() -> UploadGrant {
+        UploadGrant {
+            url: "https://generativelanguage.googleapis.com/upload/v1beta/files?upload_id=x".to_owned(),
+            user: UserId(1),
+            tenant: TenantId(2),
+            key: KeyId(3),
+            session: Some(SessionId(Uuid::from_u128(4))),
+            exp: NOW + 60,
+        }
+    }
+
+    #[test]
+    fn a_grant_is_read_back_until_it_ends() {
+        let token = sign_upload(&key(), &grant());
+        assert_eq!(verify_upload(&key(), &token, NOW + 59), Ok(grant()));
+        assert_eq!(verify_upload(&key(), &token, NOW + 60), Err(UploadError::Expired));
+        assert!(
+            token
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)),
+            "safe in a URL"
+        );
+    }
+
+    #[test]
+    fn trap_34_nobody_chooses_where_the_key_goes() {
+        let evil = UploadGrant {
+            url: "https://evil.example/".to_owned(),
+            ..grant()
+        };
+        let other_key = sign_upload(&Subkey::from_bytes([2; 32]), &evil);
+        assert_eq!(verify_upload(&key(), &other_key, NOW), Err(UploadError::BadSignature));
+        let payload = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&evil).unwrap());
+        let token = sign_upload(&key(), &grant());
+        let spliced = format!("{payload}.{}", token.split_once('.').unwrap().1);
+        assert_eq!(verify_upload(&key(), &spliced, NOW), Err(UploadError::BadSignature));
+    }
+
+    #[test]
+    fn no_changed_bit_passes() {
+        let token = sign_upload(&key(), &grant());
+        for bit in 0..token.len() * 8 {
+            let mut bytes = token.clone().into_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(changed) = String::from_utf8(bytes) {
+                assert!(verify_upload(&key(), &changed, NOW).is_err(), "bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_signed_but_no_grant_is_malformed() {
+        let mac = URL_SAFE_NO_PAD.encode(key().mac(&[DOMAIN, b"{}"]));
+        let token = format!("{}.{mac}", URL_SAFE_NO_PAD.encode("{}"));
+        assert_eq!(verify_upload(&key(), &token, NOW), Err(UploadError::Malformed));
+        for token in ["", ".", "a", "e30.!", "e30"] {
+            assert!(verify_upload(&key(), token, NOW).is_err(), "{token}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_can_be_verified(token in ".*") {
+            prop_assert!(verify_upload(&key(), &token, NOW).is_err());
+        }
+
+        #[test]
+        fn any_url_survives(url in ".*", ids: (i64, i64, i64), session: Option<u128>, life in 1..=i64::MAX - NOW) {
+            let (user, tenant, row) = ids;
+            let session = session.map(|id| SessionId(Uuid::from_u128(id)));
+            let grant = UploadGrant {
+                url, user: UserId(user), tenant: TenantId(tenant), key: KeyId(row), session, exp: NOW + life,
+            };
+            prop_assert_eq!(verify_upload(&key(), &sign_upload(&key(), &grant), NOW), Ok(grant));
+        }
+    }
+}

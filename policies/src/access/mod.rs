@@ -202,3 +202,6 @@ impl Scope {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,16 +39,9 @@ fn bind(config: &Config) -> Option<Found> {
 
 fn tls(config: &Config) -> Option<Found> {
     let half = config.tls.cert_file.is_empty() != config.tls.key_file.is_empty();
-    half.then(|| {
-        (
-            "tls",
-            KEYS,
-            "needs its other half: set both cert_file and key_file, or neither".to_owned(),
-        )
-    })
+    let message = "needs its other half: set both cert_file and key_file, or neither".to_owned();
+    half.then_some(("tls", &["cert_file", "key_file"], message))
 }
-
-const KEYS: &[&str] = &["cert_file", "key_file"];
 
 fn limits(config: &Config) -> Option<Found> {
     let (target, head) = (config.limits.max_target_bytes, config.limits.max_head_bytes);

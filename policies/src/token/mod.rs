@@ -201,3 +201,6 @@ pub enum TokenError {
     #[error("a signing key needs at least 32 bytes")]
     WeakKey,
 }
+
+#[cfg(test)]
+mod tests;

@@ -140,3 +140,98 @@ fn decode_base64(text: &str) -> Option<Vec<u8>> {
     standard.zeroize();
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Result<&MasterKey, MasterKeyError>) {
+        let found = MasterKey::parse(text).map(|key| *key.0);
+        assert_eq!(found, expected.map(|key| *key.0), "{text:?}");
+    }
+
+    #[test]
+    fn a_key_may_be_written_in_hexadecimal_or_base64() {
+        let mut bytes = [0xfb; 32];
+        bytes[0] = 0xff;
+        let key = MasterKey::from_bytes(bytes);
+        let standard = base64::engine::general_purpose::STANDARD.encode(bytes);
+        let url = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+        assert!(standard.contains('+') && url.contains('-'));
+        for text in [
+            hex::encode(bytes),
+            hex::encode_upper(bytes),
+            standard,
+            url,
+            format!(" {}\n", hex::encode(bytes)),
+        ] {
+            check(&text, Ok(&key));
+        }
+    }
+
+    #[test]
+    fn other_texts_are_no_key() {
+        for text in [
+            "abc",
+            &"a".repeat(63),
+            &"g".repeat(64),
+            &"ab".repeat(33),
+            &"!".repeat(43),
+            &"é".repeat(32),
+        ] {
+            check(text, Err(MasterKeyError::Format));
+        }
+        for text in [
+            "",
+            " ",
+            "<your-random-32byte-key>",
+            "change-me",
+            "null",
+            &"00".repeat(32),
+            &"ab".repeat(32),
+        ] {
+            check(text, Err(MasterKeyError::Placeholder));
+        }
+    }
+
+    #[test]
+    fn trap_33_the_published_secret_key_is_refused() {
+        let derive = |text: &str| MasterKey::from_secret_key(text).map(|key| key.key_id());
+        assert_eq!(derive("dev-secret-key"), Err(MasterKeyError::Placeholder));
+        assert_eq!(derive(""), Err(MasterKeyError::Placeholder));
+        assert_eq!(derive(&"x".repeat(31)), Err(MasterKeyError::TooShort));
+        let (a, b) = (derive(&"x".repeat(32)).unwrap(), derive(&"y".repeat(32)).unwrap());
+        assert_ne!(a, b);
+        assert_eq!(a.len(), 8);
+    }
+
+    #[test]
+    fn a_mac_is_over_fields_and_not_over_their_sum() {
+        let key = Subkey::from_bytes([1; 32]);
+        let mac = key.mac(&[b"ab", b"c"]);
+        assert!(key.verify(&[b"ab", b"c"], &mac));
+        assert!(
+            !key.verify(&[b"a", b"bc"], &mac) && !key.verify(&[b"abc"], &mac) && !key.verify(&[b"ab", b"c", b""], &mac)
+        );
+        assert!(!key.verify(&[b"ab", b"c"], &mac[..31]) && !key.verify(&[b"ab", b"c"], b""));
+        assert!(!Subkey::from_bytes([2; 32]).verify(&[b"ab", b"c"], &mac));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_can_be_tried(text in ".*") {
+            prop_assert!(MasterKey::parse(&text).is_err());
+            let _short_or_long = MasterKey::from_secret_key(&text).is_ok();
+        }
+
+        #[test]
+        fn every_key_is_read_back(bytes: [u8; 32]) {
+            prop_assume!(bytes.iter().any(|byte| *byte != bytes[0]));
+            let key = MasterKey::parse(&hex::encode(bytes)).unwrap();
+            prop_assert_eq!(*key.0, bytes);
+        }
+    }
+}
