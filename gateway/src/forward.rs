@@ -74,3 +74,133 @@ fn tells_who(name: &str) -> bool {
         || name.starts_with("x-forwarded-")
         || name.starts_with("x-ace-")
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::*;
+    use crate::route::{Route, route};
+
+    fn call(path: &str) -> Call {
+        match route(&Method::POST, path.as_bytes(), &HeaderMap::new()) {
+            Ok(Route::DataPlane(call)) => call,
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+
+    fn nominated(value: &str) -> Nominated {
+        Nominated::by([value.as_bytes()])
+    }
+
+    #[test]
+    fn trap_16_everything_goes_on_but_the_published_list() {
+        let call = call("/v1/messages");
+        let kept = [
+            "accept",
+            "anthropic-beta",
+            "anthropic-version",
+            "content-encoding",
+            "content-type",
+            "openai-beta",
+            "origin",
+            "traceparent",
+            "user-agent",
+            "x-app",
+            "x-claude-code-session-id",
+            "x-goog-upload-command",
+            "x-goog-user-project",
+            "x-http-method-override",
+            "x-stainless-retry-count",
+            "x-unheard-of",
+        ];
+        for name in kept {
+            assert!(request_header(name, &Nominated::default(), &call), "{name}");
+        }
+        let removed = [
+            "accept-encoding",
+            "api-key",
+            "authorization",
+            "connection",
+            "content-length",
+            "cookie",
+            "expect",
+            "forwarded",
+            "host",
+            "http2-settings",
+            "keep-alive",
+            "proxy-authorization",
+            "proxy-connection",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+            "via",
+            "x-ace-client",
+            "x-api-key",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-goog-api-key",
+            "x-real-ip",
+        ];
+        for name in removed {
+            assert!(!request_header(name, &Nominated::default(), &call), "{name}");
+        }
+    }
+
+    #[test]
+    fn trap_16_retry_after_rate_limits_and_request_ids_reach_the_client() {
+        let kept = [
+            "anthropic-ratelimit-requests-remaining",
+            "content-encoding",
+            "content-length",
+            "content-type",
+            "request-id",
+            "retry-after",
+            "server-timing",
+            "x-ratelimit-remaining-tokens",
+            "x-request-id",
+            "x-should-retry",
+        ];
+        for name in kept {
+            assert!(answer_header(name, &Nominated::default()), "{name}");
+        }
+        for name in [
+            "connection",
+            "keep-alive",
+            "proxy-authenticate",
+            "set-cookie",
+            "transfer-encoding",
+            "x-ace-request-id",
+        ] {
+            assert!(!answer_header(name, &Nominated::default()), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_connection_nominates_is_the_connections_own() {
+        let call = call("/v1/messages");
+        let nominated = nominated("close, X-Foo ,keep-alive,");
+        assert!(!request_header("x-foo", &nominated, &call));
+        assert!(!answer_header("x-foo", &nominated));
+        assert!(request_header("x-bar", &nominated, &call));
+    }
+
+    #[test]
+    fn what_describes_the_body_cannot_be_nominated_away() {
+        let call = call("/v1/messages");
+        let nominated = nominated("content-encoding, Content-Type, content-length");
+        assert!(request_header("content-encoding", &nominated, &call));
+        assert!(request_header("content-type", &nominated, &call));
+        assert!(answer_header("content-length", &nominated));
+    }
+
+    #[test]
+    fn trap_08_an_answer_that_is_metered_is_asked_for_in_clear() {
+        assert_eq!(accept_encoding(&call("/v1/messages")), Some("identity"));
+        assert_eq!(accept_encoding(&call("/v1/chat/completions")), Some("identity"));
+        let free = call("/v1/messages/count_tokens");
+        assert_eq!(accept_encoding(&free), None);
+        assert!(request_header("accept-encoding", &Nominated::default(), &free));
+    }
+}

@@ -5,6 +5,7 @@ use ace_policies::provider::Provider;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::body::BodyError;
 use crate::route::PathRefusal;
 
 /// Everything the data plane says no for. The status and the words follow from it.
@@ -222,6 +223,18 @@ impl Refusal {
     }
 }
 
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::NotJson(_) => Self::InvalidRequest("The request's body is not the JSON that its content type says".to_owned()),
+            BodyError::NotEncoded(encoding) => {
+                Self::InvalidRequest(format!("The request's body is not in the encoding that its header says: {encoding}"))
+            }
+            BodyError::DecodedTooLarge { max_bytes } => Self::BodyTooLarge { max_bytes: max_bytes as u64 },
+        }
+    }
+}
+
 impl From<PathRefusal> for Refusal {
     fn from(refusal: PathRefusal) -> Self {
         match refusal {
@@ -234,5 +247,159 @@ impl From<PathRefusal> for Refusal {
                 Self::Permission("Calls that hand out a provider credential are not allowed".to_owned())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ace_policies::provider::Provider::{Anthropic, Google, OpenAi};
+
+    use super::*;
+
+    #[track_caller]
+    fn body(refusal: &Refusal, dialect: Provider) -> Value {
+        serde_json::from_slice(&refusal.answer(dialect, "req-1").body).unwrap()
+    }
+
+    fn header(refusal: &Refusal, name: &str) -> Option<String> {
+        refusal
+            .answer(OpenAi, "req-1")
+            .headers
+            .into_iter()
+            .find(|(found, _)| *found == name)
+            .map(|(_, value)| value)
+    }
+
+    fn spent() -> Refusal {
+        Refusal::Quota(Spent {
+            limit: "daily tokens".to_owned(),
+            used: "1000".to_owned(),
+            max: "1000".to_owned(),
+            resets_at: "2026-11-22T00:00:00Z".to_owned(),
+        })
+    }
+
+    #[test]
+    fn statuses_and_reasons_are_the_contracts() {
+        let table = [
+            (Refusal::Auth, 401, "auth_error"),
+            (Refusal::Permission("no".to_owned()), 403, "permission_error"),
+            (Refusal::InvalidRequest("no".to_owned()), 400, "invalid_request_error"),
+            (spent(), 402, "quota_exceeded"),
+            (
+                Refusal::RateLimit {
+                    message: "no".to_owned(),
+                    retry_after_s: 7,
+                },
+                429,
+                "rate_limit_error",
+            ),
+            (Refusal::BodyTooLarge { max_bytes: 64 }, 413, "request_too_large"),
+            (Refusal::HeadTooLarge, 431, "request_too_large"),
+            (Refusal::TargetTooLong, 414, "request_too_large"),
+            (Refusal::Method, 405, "invalid_request_error"),
+            (Refusal::Upgrade, 426, "invalid_request_error"),
+            (Refusal::NoKey(OpenAi), 400, "config_error"),
+            (Refusal::Config("no".to_owned()), 400, "config_error"),
+            (Refusal::Upstream, 502, "upstream_error"),
+            (Refusal::UpstreamTimeout, 504, "upstream_error"),
+            (
+                Refusal::Unavailable {
+                    message: "draining",
+                    retry_after_s: 1,
+                },
+                503,
+                "unavailable",
+            ),
+        ];
+        for (refusal, status, reason) in table {
+            assert_eq!(
+                (refusal.status().as_u16(), refusal.reason()),
+                (status, reason),
+                "{refusal:?}"
+            );
+            for dialect in Provider::ALL {
+                let answer = refusal.answer(dialect, "req-1");
+                let error = &serde_json::from_slice::<Value>(&answer.body).unwrap()["error"];
+                assert_eq!(error["message"], refusal.message(), "{refusal:?}");
+                assert!(
+                    answer
+                        .headers
+                        .contains(&("content-type", "application/json".to_owned()))
+                );
+                assert!(answer.headers.contains(&("x-request-id", "req-1".to_owned())));
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_key_is_told_in_the_documented_words() {
+        let refusal = Refusal::NoKey(OpenAi);
+        let error = json!({
+            "message": "No API key configured for provider 'openai'",
+            "type": "config_error",
+            "code": "config_error",
+            "param": null,
+        });
+        assert_eq!(body(&refusal, OpenAi), json!({"error": error}));
+        assert_eq!(header(&refusal, "x-should-retry").as_deref(), Some("false"));
+    }
+
+    #[test]
+    fn trap_14_a_spent_quota_names_the_limit_the_use_and_the_reset_and_stops_retries() {
+        let message = "Quota exceeded: daily tokens: 1000 of 1000 used; resets at 2026-11-22T00:00:00Z";
+        let openai = &body(&spent(), OpenAi)["error"];
+        assert_eq!(
+            (&openai["type"], &openai["code"]),
+            (&json!("insufficient_quota"), &json!("quota_exceeded"))
+        );
+        assert_eq!(openai["message"], message);
+        let anthropic = body(&spent(), Anthropic);
+        let error = json!({"type": "billing_error", "message": message});
+        assert_eq!(
+            anthropic,
+            json!({"type": "error", "error": error, "request_id": "req-1"})
+        );
+        let google = &body(&spent(), Google)["error"];
+        assert_eq!(
+            (&google["code"], &google["status"]),
+            (&json!(402), &json!("RESOURCE_EXHAUSTED"))
+        );
+        assert_eq!(google["details"][0]["reason"], "QUOTA_EXCEEDED");
+        assert_eq!(header(&spent(), "x-should-retry").as_deref(), Some("false"));
+        assert_eq!(header(&spent(), "retry-after"), None);
+    }
+
+    #[test]
+    fn a_short_limit_says_when_to_come_back() {
+        let refusal = Refusal::RateLimit {
+            message: "60 requests per minute".to_owned(),
+            retry_after_s: 7,
+        };
+        assert_eq!(header(&refusal, "retry-after").as_deref(), Some("7"));
+        assert_eq!(header(&refusal, "x-should-retry"), None);
+        assert_eq!(body(&refusal, Google)["error"]["details"][1]["retryDelay"], "7s");
+    }
+
+    #[test]
+    fn every_dialect_names_a_refused_token_its_own_way() {
+        assert_eq!(body(&Refusal::Auth, OpenAi)["error"]["type"], "auth_error");
+        assert_eq!(body(&Refusal::Auth, Anthropic)["error"]["type"], "authentication_error");
+        assert_eq!(body(&Refusal::Auth, Google)["error"]["status"], "UNAUTHENTICATED");
+        let headers = Refusal::Auth.answer(Anthropic, "req-1").headers;
+        assert!(headers.contains(&("request-id", "req-1".to_owned())));
+    }
+
+    #[test]
+    fn another_dialects_path_is_a_matter_of_permission() {
+        let refusal = Refusal::from(PathRefusal::OtherDialect {
+            path: Anthropic,
+            claim: OpenAi,
+        });
+        assert_eq!(refusal.status(), StatusCode::FORBIDDEN);
+        assert_eq!(
+            refusal.message(),
+            "The token is for provider 'openai', the path is for provider 'anthropic'"
+        );
     }
 }

@@ -248,3 +248,337 @@ fn asks_websocket(headers: &HeaderMap) -> bool {
     };
     headers.get_all(header::UPGRADE).iter().any(names)
 }
+
+#[cfg(test)]
+mod tests {
+    use ace_policies::provider::Provider::{Anthropic, Google, OpenAi};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sorted<'t>(method: &str, target: &'t str, headers: &[(&'static str, &str)]) -> Result<Route<'t>, PathRefusal> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+        route(&method.parse().unwrap(), target.as_bytes(), &map)
+    }
+
+    #[track_caller]
+    fn call(method: &str, target: &str, headers: &[(&'static str, &str)]) -> Call {
+        match sorted(method, target, headers) {
+            Ok(Route::DataPlane(call)) => call,
+            other => panic!("{method} {target}: {other:?}"),
+        }
+    }
+
+    /// A POST below the proxy prefix and at its native path: both must agree.
+    #[track_caller]
+    fn calls(path: &str, provider: Provider, api: Api) {
+        for prefix in [PROXY_PREFIX, ""] {
+            let target = format!("{prefix}{path}");
+            let call = call("POST", &target, &[]).with_provider(None).unwrap();
+            assert_eq!((call.provider, call.api), (provider, api), "{target}");
+        }
+    }
+
+    #[test]
+    fn the_path_tells_provider_and_api() {
+        calls("/v1/chat/completions", OpenAi, Api::OpenAiChat);
+        calls("/chat/completions", OpenAi, Api::OpenAiChat);
+        calls("/v1/responses", OpenAi, Api::OpenAiResponses);
+        calls("/responses", OpenAi, Api::OpenAiResponses);
+        calls("/v1/responses/compact", OpenAi, Api::OpenAiResponses);
+        calls("/v1/responses/input_tokens", OpenAi, Api::OpenAiInputTokens);
+        calls("/v1/responses/resp_1/cancel", OpenAi, Api::Read);
+        calls("/v1/completions", OpenAi, Api::OpenAiCompletions);
+        calls("/v1/embeddings", OpenAi, Api::OpenAiEmbeddings);
+        calls("/v1/images/generations", OpenAi, Api::Other);
+        calls("/v1/batches", OpenAi, Api::Batch);
+        calls("/v1/messages", Anthropic, Api::AnthropicMessages);
+        calls("/v1/messages?beta=true", Anthropic, Api::AnthropicMessages);
+        calls(
+            "/v1/messages/count_tokens?beta=true",
+            Anthropic,
+            Api::AnthropicCountTokens,
+        );
+        calls("/v1/messages/batches", Anthropic, Api::Batch);
+        calls(
+            "/v1beta/models/gemini-2.5-pro:generateContent",
+            Google,
+            Api::GoogleGenerate,
+        );
+        calls(
+            "/v1/models/gemini-2.5-pro:streamGenerateContent?alt=sse",
+            Google,
+            Api::GoogleStreamGenerate,
+        );
+        calls("/v1beta/tunedModels/mine:generateContent", Google, Api::GoogleGenerate);
+        calls("/v1beta/models/g:countTokens", Google, Api::GoogleCountTokens);
+        calls("/v1/models/g:batchEmbedContents", Google, Api::GoogleEmbed);
+        calls("/v1beta/models/g:embedContent", Google, Api::GoogleEmbed);
+        calls("/v1beta/models/g:batchGenerateContent", Google, Api::Batch);
+        calls("/v1beta/openai/chat/completions", Google, Api::OpenAiChat);
+        calls("/v1beta/cachedContents", Google, Api::Other);
+        calls("/upload/v1beta/files", Google, Api::Upload);
+        calls("/upload/v1/files?upload_protocol=resumable", Google, Api::Upload);
+        calls("/v1/whatever/comes", OpenAi, Api::Other);
+    }
+
+    #[test]
+    fn shared_paths_are_told_apart_by_header() {
+        for path in [
+            "/v1/models",
+            "/v1/models/x",
+            "/v1/files",
+            "/v1/files/f_1",
+            "/v1/brand/new",
+        ] {
+            for prefix in ["", PROXY_PREFIX] {
+                let target = format!("{prefix}{path}");
+                let told = |headers: &[(&'static str, &str)]| call("GET", &target, headers).provider;
+                assert_eq!(told(&[]), OpenAi);
+                assert_eq!(told(&[("anthropic-version", "2023-06-01")]), Anthropic);
+                assert_eq!(told(&[("x-goog-api-key", "T")]), Google);
+                assert_eq!(
+                    told(&[("x-goog-api-key", "T"), ("anthropic-version", "2023-06-01")]),
+                    Anthropic
+                );
+                assert_eq!(call("GET", &format!("{target}?key=T"), &[]).provider, Google);
+            }
+        }
+        // A fine-tuned model's name has colons, and is none of Google's methods.
+        assert_eq!(call("GET", "/v1/models/ft:gpt-4o:org::id", &[]).api, Api::Models);
+        assert_eq!(call("GET", "/v1beta/models", &[]).provider, Google);
+    }
+
+    #[test]
+    fn the_tokens_claim_wins_over_headers_and_never_over_paths() {
+        let models = call("GET", "/v1/models", &[("anthropic-version", "1")]);
+        assert_eq!(models.with_provider(Some(Google)).unwrap().provider, Google);
+        assert_eq!(models.with_provider(None).unwrap().provider, Anthropic);
+
+        let messages = call("POST", "/v1/messages", &[]);
+        assert_eq!(messages.with_provider(Some(Anthropic)).unwrap().provider, Anthropic);
+        let refused = PathRefusal::OtherDialect {
+            path: Anthropic,
+            claim: OpenAi,
+        };
+        assert_eq!(messages.with_provider(Some(OpenAi)), Err(refused));
+    }
+
+    #[test]
+    fn the_bare_prefix_is_the_providers_main_call() {
+        for target in [
+            PROXY_PREFIX.to_owned(),
+            format!("{PROXY_PREFIX}/"),
+            format!("{PROXY_PREFIX}?beta=true"),
+        ] {
+            let bare = call("POST", &target, &[]);
+            let openai = bare.with_provider(None).unwrap();
+            assert_eq!(
+                (openai.api, openai.path(target.as_bytes())),
+                (Api::OpenAiChat, "/chat/completions")
+            );
+            let anthropic = bare.with_provider(Some(Anthropic)).unwrap();
+            assert_eq!(
+                (anthropic.api, anthropic.path(target.as_bytes())),
+                (Api::AnthropicMessages, "/v1/messages")
+            );
+            assert!(matches!(bare.with_provider(Some(Google)), Err(PathRefusal::Bad(_))));
+            assert_eq!(sorted("GET", &target, &[]), Err(PathRefusal::Method));
+        }
+    }
+
+    #[test]
+    fn trap_27_probes_need_no_credential_and_only_websockets_are_upgrades() {
+        for target in [
+            "/",
+            "/api/hello",
+            PROXY_PREFIX,
+            "/api/remote/llm-proxy/",
+            "/api/remote/llm-proxy/api/hello",
+        ] {
+            assert_eq!(sorted("HEAD", target, &[]), Ok(Route::Probe), "{target}");
+        }
+        assert_eq!(sorted("GET", "/", &[]), Ok(Route::Control));
+        assert_eq!(sorted("GET", "/api/hello", &[]), Ok(Route::Control));
+
+        let upgrade = |value: &str| call("GET", "/v1/responses", &[("upgrade", value)]).websocket;
+        assert!(upgrade("websocket"));
+        assert!(upgrade("h2c, WebSocket"));
+        assert!(!upgrade("h2c"));
+    }
+
+    #[test]
+    fn the_gateways_own_and_the_control_apis_paths() {
+        assert_eq!(sorted("GET", "/healthz", &[]), Ok(Route::Health));
+        assert_eq!(sorted("GET", "/readyz?verbose", &[]), Ok(Route::Ready));
+        let upload = "/api/remote/llm-proxy/-/upload/abc.def";
+        assert_eq!(sorted("POST", upload, &[]), Ok(Route::Upload("abc.def")));
+        let control = [
+            "/",
+            "/v1",
+            "/v2/x",
+            "/api/remote/llm-proxyx",
+            "/api/remote/machines",
+            "/responsesx",
+            "/upload/x",
+        ];
+        for target in control {
+            assert_eq!(sorted("GET", target, &[]), Ok(Route::Control), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_could_be_read_in_two_ways_is_refused() {
+        let tails = [
+            "/../machines",
+            "/v1/../models",
+            "/v1/./models",
+            "/v1/models/..",
+            "/v1//models",
+            "//v1/models",
+            "/v1/%2e%2e/models",
+            "/v1/.%2E/models",
+            "/v1/%2e/models",
+            "/v1/..;/models",
+            "/v1/models%2fx",
+            "/v1/models%2Fx",
+            "/v1/models%5cx",
+            "/v1/models\\x",
+            "/v1/%252e%252e/models",
+            "/v1/models%252fx",
+            "/v1/models%00",
+            "/v1/models%0d%0a",
+            "/v1/models%zz",
+            "/v1/models%2",
+            "/v1/models/x#y",
+            "/v1/mod els",
+            "/v1/models/\u{1}",
+            "/v1/models/é",
+            "/v1/models/%ff",
+        ];
+        for tail in tails {
+            let target = format!("{PROXY_PREFIX}{tail}");
+            assert!(
+                matches!(sorted("GET", &target, &[]), Err(PathRefusal::Bad(_))),
+                "{target}"
+            );
+        }
+        for target in [
+            "http://other/v1/models",
+            "*",
+            "",
+            "v1/models",
+            "/v1/models?a b",
+            "/v1/models?a\r\nb",
+        ] {
+            assert!(
+                matches!(sorted("GET", target, &[]), Err(PathRefusal::Bad(_))),
+                "{target}"
+            );
+        }
+    }
+
+    #[test]
+    fn dots_within_a_segment_are_common() {
+        for path in [
+            "/v1/models/gpt-4.1",
+            "/v1/models/gemini-2%2e5",
+            "/v1/files/..a",
+            "/v1/files/a..",
+            "/v1/files/...",
+        ] {
+            assert_eq!(call("GET", path, &[]).path(path.as_bytes()), path);
+        }
+    }
+
+    #[test]
+    fn what_would_leak_the_key_is_refused() {
+        for method in ["TRACE", "CONNECT"] {
+            assert_eq!(sorted(method, "/v1/models", &[]), Err(PathRefusal::Method));
+        }
+        for path in [
+            "/v1/realtime/client_secrets",
+            "/v1/realtime/sessions",
+            "/v1alpha/auth_tokens",
+        ] {
+            assert_eq!(sorted("POST", path, &[]), Err(PathRefusal::MintsCredential), "{path}");
+        }
+    }
+
+    #[test]
+    fn trap_13_an_encoded_path_is_the_path_that_its_provider_reads() {
+        let call = |target| call("POST", target, &[]);
+        assert_eq!(call("/v1/models/g%3AgenerateContent").api, Api::GoogleGenerate);
+        assert_eq!(call("/v1/m%65ssages").api, Api::AnthropicMessages);
+        assert_eq!(call("/v1/chat/completions/").api, Api::OpenAiChat);
+        let target = b"/v1beta/models/gem%69ni:generateContent?alt=sse";
+        assert_eq!(
+            call("/v1beta/models/gem%69ni:generateContent?alt=sse")
+                .model_in_path(target)
+                .unwrap(),
+            "gemini"
+        );
+    }
+
+    #[test]
+    fn trap_13_the_method_that_costs_is_metered_whatever_the_http_method() {
+        assert_eq!(
+            call("GET", "/v1beta/models/g:generateContent", &[]).api,
+            Api::GoogleGenerate
+        );
+        assert_eq!(call("PUT", "/v1/messages", &[]).api, Api::AnthropicMessages);
+        assert_eq!(call("GET", "/v1/responses/resp_1", &[]).api, Api::Read);
+    }
+
+    #[test]
+    fn the_model_in_a_path() {
+        let model = |target: &'static str| {
+            call("POST", target, &[])
+                .model_in_path(target.as_bytes())
+                .map(Cow::into_owned)
+        };
+        assert_eq!(
+            model("/v1beta/models/gemini-2.5-pro:generateContent?x=a:b").unwrap(),
+            "gemini-2.5-pro"
+        );
+        assert_eq!(
+            model("/v1beta/tunedModels/mine:generateContent").unwrap(),
+            "tunedModels/mine"
+        );
+        assert_eq!(
+            model("/v1/projects/p/publishers/google/models/g:countTokens").unwrap(),
+            "g"
+        );
+        assert_eq!(model("/v1beta/models/:generateContent"), None);
+        assert_eq!(model("/v1beta/cachedContents"), None);
+    }
+
+    proptest! {
+        /// Whatever is forwarded begins with the base URL's own path, has no dot or empty segment, and is a suffix of
+        /// what the client sent.
+        #[test]
+        fn nothing_leaves_the_base_url(tail in "(/[a-z.%0-9:\\\\;]{0,8}){0,5}", base in "(/[a-z]{1,5}){0,2}") {
+            let target = format!("{PROXY_PREFIX}{tail}");
+            let Ok(Route::DataPlane(call)) = sorted("POST", &target, &[]) else { return Ok(()) };
+            let Ok(call) = call.with_provider(None) else { return Ok(()) };
+            let base = url::Url::parse(&format!("https://host{base}")).unwrap();
+            let sent = String::from_utf8(call.upstream_target(&base, target.as_bytes())).unwrap();
+            prop_assert!(sent.starts_with(base.path().trim_end_matches('/')));
+            // A URL parser resolves dot segments: it must find none.
+            let read = url::Url::parse(&format!("https://host{sent}")).unwrap();
+            prop_assert_eq!(read.path(), sent.as_str());
+            prop_assert!(!sent.contains("//"));
+            prop_assert!(tail.is_empty() || tail == "/" || target.ends_with(call.path(target.as_bytes())));
+        }
+
+        /// No request line makes the mapper panic.
+        #[test]
+        fn any_bytes_are_sorted_or_refused(target in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = route(&Method::POST, &target, &HeaderMap::new());
+            let _ = route(&Method::POST, &[b"/v1/", target.as_slice()].concat(), &HeaderMap::new());
+        }
+    }
+}

@@ -3,7 +3,7 @@
 
 use ace_policies::provider::Provider;
 use http::header::{AUTHORIZATION, HeaderName, InvalidHeaderValue};
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 
 use crate::route::Call;
 
@@ -37,9 +37,8 @@ pub fn key_header(call: &Call, key: &str) -> Result<(HeaderName, HeaderValue), I
 }
 
 /// The id under which the provider knows the request, for the ledger.
-pub fn upstream_request_id(headers: &HeaderMap) -> Option<&str> {
-    let named = ["request-id", "x-request-id", "x-goog-request-id"];
-    named.iter().find_map(|name| headers.get(*name)?.to_str().ok())
+pub fn upstream_request_id<'h>(header: impl Fn(&str) -> Option<&'h str>) -> Option<&'h str> {
+    ["request-id", "x-request-id", "x-goog-request-id"].iter().find_map(|name| header(name))
 }
 
 /// The headers in which Google names the URL of an upload's second step. That URL is a credential by itself, and the

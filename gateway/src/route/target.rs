@@ -51,3 +51,84 @@ pub(crate) fn is_key(part: &str) -> bool {
     let name = part.split_once('=').map_or(part, |(name, _)| name);
     name == "key" || (name.contains('%') && percent_decode_str(name).eq(*b"key"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn joins(base: &str, path: &str, expected: &str) {
+        let (path, query) = match path.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path, None),
+        };
+        let target = join_base(&Url::parse(base).unwrap(), path, query);
+        assert_eq!(String::from_utf8(target).unwrap(), expected, "{base} + {path}");
+    }
+
+    #[test]
+    fn a_version_is_sent_once() {
+        joins(
+            "https://api.openai.com/v1",
+            "/v1/chat/completions",
+            "/v1/chat/completions",
+        );
+        joins(
+            "https://api.openai.com/v1/",
+            "/v1/chat/completions",
+            "/v1/chat/completions",
+        );
+        joins("https://api.openai.com/v1", "/chat/completions", "/v1/chat/completions");
+        joins("https://api.anthropic.com", "/v1/messages", "/v1/messages");
+        joins("https://api.anthropic.com/v1", "/v1/messages", "/v1/messages");
+        joins(
+            "https://host/v1beta",
+            "/v1/models/g:generateContent",
+            "/v1beta/models/g:generateContent",
+        );
+        joins(
+            "https://host/api/paas/v4",
+            "/v1/chat/completions",
+            "/api/paas/v4/chat/completions",
+        );
+    }
+
+    #[test]
+    fn a_base_urls_own_path_is_kept() {
+        joins(
+            "https://host/compatible-mode/v1",
+            "/v1/responses",
+            "/compatible-mode/v1/responses",
+        );
+        joins("https://host/prefix", "/v1/messages", "/prefix/v1/messages");
+        joins("https://host/prefix/", "/v1/messages", "/prefix/v1/messages");
+        joins("https://host", "/chat/completions", "/chat/completions");
+        joins("https://host/vault", "/v1/messages", "/vault/v1/messages");
+    }
+
+    #[test]
+    fn google_keeps_uploads_beside_its_versions() {
+        joins("https://host", "/upload/v1beta/files", "/upload/v1beta/files");
+        joins("https://host/v1beta", "/upload/v1beta/files", "/upload/v1beta/files");
+    }
+
+    #[test]
+    fn trap_16_the_query_survives_byte_for_byte_but_for_the_key() {
+        joins("https://host", "/v1/messages?beta=true", "/v1/messages?beta=true");
+        joins("https://host", "/x?alt=sse&key=T", "/x?alt=sse");
+        joins("https://host", "/x?key=T&alt=sse&a=%20+&&b", "/x?alt=sse&a=%20+&&b");
+        joins("https://host", "/x?key=T", "/x");
+        joins("https://host", "/x?k%65y=T&keys=1&Key=2", "/x?keys=1&Key=2");
+        joins("https://host", "/x?", "/x?");
+    }
+
+    proptest! {
+        #[test]
+        fn a_query_without_a_key_is_the_same_query(query in "[a-jl-z=&%+0-9]{0,30}") {
+            let target = join_base(&Url::parse("https://host").unwrap(), "/x", Some(&query));
+            prop_assert_eq!(String::from_utf8(target).unwrap(), format!("/x?{query}"));
+        }
+    }
+}
