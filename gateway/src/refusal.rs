@@ -226,11 +226,15 @@ impl Refusal {
 impl From<BodyError> for Refusal {
     fn from(error: BodyError) -> Self {
         match error {
-            BodyError::NotJson(_) => Self::InvalidRequest("The request's body is not the JSON that its content type says".to_owned()),
-            BodyError::NotEncoded(encoding) => {
-                Self::InvalidRequest(format!("The request's body is not in the encoding that its header says: {encoding}"))
+            BodyError::NotJson(_) => {
+                Self::InvalidRequest("The request's body is not the JSON that its content type says".to_owned())
             }
-            BodyError::DecodedTooLarge { max_bytes } => Self::BodyTooLarge { max_bytes: max_bytes as u64 },
+            BodyError::NotEncoded(encoding) => Self::InvalidRequest(format!(
+                "The request's body is not in the encoding that its header says: {encoding}"
+            )),
+            BodyError::DecodedTooLarge { max_bytes } => Self::BodyTooLarge {
+                max_bytes: max_bytes as u64,
+            },
         }
     }
 }

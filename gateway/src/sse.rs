@@ -181,3 +181,124 @@ fn field(line: &[u8]) -> (&[u8], &[u8]) {
         None => (line, b""),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The events of a stream, as `name=data`, fed in pieces of these lengths, over and over.
+    fn events(stream: &[u8], pieces: &[usize]) -> Vec<String> {
+        let mut splitter = Splitter::new(1 << 20);
+        let mut found = Vec::new();
+        let mut scratch = Vec::new();
+        let mut read = |raw: &[u8]| {
+            let event = Event::read(raw, &mut scratch);
+            if !event.data.is_empty() || !event.name.is_empty() {
+                found.push(format!(
+                    "{}={}",
+                    String::from_utf8_lossy(event.name),
+                    String::from_utf8_lossy(event.data)
+                ));
+            }
+        };
+        let mut rest = stream;
+        for piece in pieces.iter().cycle() {
+            let (head, tail) = rest.split_at((*piece).min(rest.len()));
+            splitter.feed(head, &mut read);
+            rest = tail;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        splitter.finish(&mut read);
+        found
+    }
+
+    #[track_caller]
+    fn reads(stream: &str, expected: &[&str]) {
+        for piece in 1..=stream.len().max(1) {
+            assert_eq!(
+                events(stream.as_bytes(), &[piece]),
+                expected,
+                "in pieces of {piece}: {stream:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn all_three_line_ends() {
+        reads("data: a\n\ndata: b\n\n", &["=a", "=b"]);
+        reads("data: a\r\n\r\ndata: b\r\n\r\n", &["=a", "=b"]);
+        reads("data: a\r\rdata: b\r\r", &["=a", "=b"]);
+        reads("data: a\r\n\ndata: b\n\r\n", &["=a", "=b"]);
+    }
+
+    #[test]
+    fn fields_comments_and_what_is_neither() {
+        reads("event: x\ndata: a\nid: 7\nretry: 1\nunknown: y\n\n", &["x=a"]);
+        reads(": keep-alive\n\n: another\ndata:a\n\n\n\n", &["=a"]);
+        reads("data:  two spaces\n\n", &["= two spaces"]);
+        reads("data\n\ndatax: a\n\n", &[]);
+    }
+
+    #[test]
+    fn data_over_several_lines_is_joined() {
+        reads("data: {\ndata: \"a\":1\nevent: x\ndata: }\n\n", &["x={\n\"a\":1\n}"]);
+        reads("data: a\r\ndata: b\r\n\r\n", &["=a\nb"]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_a_missing_last_blank_line() {
+        reads("\u{feff}data: a\n\n", &["=a"]);
+        reads("data: a\n\ndata: b", &["=a", "=b"]);
+        reads("data: a\n\ndata: b\n", &["=a", "=b"]);
+        reads("", &[]);
+        reads("\n\n\n", &[]);
+    }
+
+    #[test]
+    fn an_event_that_is_too_large_is_skipped_and_the_next_one_is_read() {
+        let stream = format!("data: {}\n\ndata: b\n\n", "x".repeat(100));
+        for piece in 1..stream.len() {
+            let mut splitter = Splitter::new(50);
+            let mut found = Vec::new();
+            for chunk in stream.as_bytes().chunks(piece) {
+                splitter.feed(chunk, |raw| found.push(raw.to_vec()));
+            }
+            assert_eq!(found, [b"data: b\n\n"], "in pieces of {piece}");
+            assert_eq!(splitter.skipped(), 1);
+        }
+    }
+
+    #[test]
+    fn it_knows_when_it_stands_between_events() {
+        let mut splitter = Splitter::new(50);
+        for (chunk, between) in [
+            ("data: a", false),
+            ("\n", false),
+            ("\n", true),
+            ("data: b\n\n", true),
+            (":", false),
+        ] {
+            splitter.feed(chunk.as_bytes(), |_| {});
+            assert_eq!(splitter.between_events(), between, "after {chunk:?}");
+        }
+    }
+
+    proptest! {
+        /// The cuts never matter, and the events are the stream, byte for byte.
+        #[test]
+        fn cuts_do_not_matter(stream in "[a:d \r\n]{0,60}", pieces in proptest::collection::vec(1usize..7, 1..9)) {
+            prop_assert_eq!(events(stream.as_bytes(), &pieces), events(stream.as_bytes(), &[stream.len().max(1)]));
+            let mut splitter = Splitter::new(1 << 20);
+            let mut bytes = Vec::new();
+            for chunk in stream.as_bytes().chunks(pieces[0]) {
+                splitter.feed(chunk, |raw| bytes.extend_from_slice(raw));
+            }
+            splitter.finish(|raw| bytes.extend_from_slice(raw));
+            prop_assert_eq!(bytes, stream.as_bytes());
+        }
+    }
+}

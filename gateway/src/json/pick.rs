@@ -205,3 +205,103 @@ impl Picker {
         self.expects_key = false;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WANTED: &[&str] = &["usage", "model"];
+
+    /// What is picked from a text that comes in pieces of these lengths, over and over.
+    fn picked(text: &[u8], pieces: &[usize]) -> (Vec<String>, u64, bool) {
+        let mut picker = Picker::new(WANTED, |key| key == b"text");
+        let mut found = Vec::new();
+        let mut rest = text;
+        for piece in pieces.iter().cycle() {
+            let (head, tail) = rest.split_at((*piece).min(rest.len()));
+            picker.feed(head, |key, value| {
+                found.push(format!("{key}={}", String::from_utf8_lossy(value)))
+            });
+            rest = tail;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        let bytes = picker.take_text_bytes();
+        (found, bytes, picker.ended())
+    }
+
+    #[track_caller]
+    fn picks(text: &str, expected: &[&str], bytes: u64) {
+        let found = expected.iter().map(|found| (*found).to_owned()).collect::<Vec<_>>();
+        for piece in 1..=text.len().max(1) {
+            assert_eq!(
+                picked(text.as_bytes(), &[piece]),
+                (found.clone(), bytes, true),
+                "in pieces of {piece}: {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn members_of_the_object() {
+        picks(
+            r#"{"model":"m","x":[{"usage":1}],"usage":{"a":[1,{"b":"}\""}]}}"#,
+            &["model=\"m\"", "usage={\"a\":[1,{\"b\":\"}\\\"\"}]}"],
+            0,
+        );
+        picks("{ \"usage\" : 12 , \"model\" : null }", &["usage=12", "model=null"], 0);
+        picks(r#"{"a":{"usage":1},"b":"usage","c":["usage",{"model":2}]}"#, &[], 0);
+        picks(r#"{"a\":":"}","usage":1}"#, &["usage=1"], 0);
+    }
+
+    #[test]
+    fn members_of_the_objects_in_an_array() {
+        picks(
+            "[{\"usage\":{\"n\":1}},\n{\"usage\":{\"n\":2},\"model\":\"m\"}]",
+            &["usage={\"n\":1}", "usage={\"n\":2}", "model=\"m\""],
+            0,
+        );
+        picks(r#"[[{"usage":1}]]"#, &[], 0);
+    }
+
+    #[test]
+    fn text_is_counted() {
+        picks(r#"{"text":"abcd","x":[{"text":"e\n"}],"y":"no"}"#, &[], 7);
+    }
+
+    #[test]
+    fn a_value_that_is_too_large_is_let_go() {
+        let text = format!(r#"{{"usage":"{}","model":1}}"#, "x".repeat(MAX_VALUE));
+        assert_eq!(picked(text.as_bytes(), &[1000]).0, ["model=1"]);
+    }
+
+    #[test]
+    fn where_an_array_may_be_continued() {
+        let stands = |text: &str| {
+            let mut picker = Picker::new(WANTED, |_| false);
+            picker.feed(text.as_bytes(), |_, _| {});
+            (picker.between_elements(), picker.expects_element())
+        };
+        assert_eq!(stands("["), (true, true));
+        assert_eq!(stands("[{}"), (true, false));
+        assert_eq!(stands("[{},\n"), (true, true));
+        assert_eq!(stands("[{\"a\":"), (false, false));
+        assert_eq!(stands("[{}]"), (false, false));
+        assert_eq!(stands("{"), (false, false));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(text in proptest::collection::vec(any::<u8>(), 0..200), piece in 1usize..20) {
+            picked(&text, &[piece]);
+        }
+
+        #[test]
+        fn no_nest_makes_it_panic(text in "[\\[\\]{}:,\"\\\\a1 ]{0,60}", piece in 1usize..9) {
+            picked(text.as_bytes(), &[piece]);
+        }
+    }
+}

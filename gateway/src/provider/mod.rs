@@ -2,8 +2,8 @@
 //! keeps a stream awake; and, below, how an answer tells its usage and how a stream ends.
 
 use ace_policies::provider::Provider;
-use http::header::{AUTHORIZATION, HeaderName, InvalidHeaderValue};
 use http::HeaderValue;
+use http::header::{AUTHORIZATION, HeaderName, InvalidHeaderValue};
 
 use crate::route::Call;
 
@@ -38,7 +38,9 @@ pub fn key_header(call: &Call, key: &str) -> Result<(HeaderName, HeaderValue), I
 
 /// The id under which the provider knows the request, for the ledger.
 pub fn upstream_request_id<'h>(header: impl Fn(&str) -> Option<&'h str>) -> Option<&'h str> {
-    ["request-id", "x-request-id", "x-goog-request-id"].iter().find_map(|name| header(name))
+    ["request-id", "x-request-id", "x-goog-request-id"]
+        .iter()
+        .find_map(|name| header(name))
 }
 
 /// The headers in which Google names the URL of an upload's second step. That URL is a credential by itself, and the

@@ -1,0 +1,242 @@
+//! Everything that must hold before a request goes out to a provider.
+//!
+//! [`Gate::authorize`] turns a credential into [`Authorized`]; [`Gate::admit`] turns that and the body into [`Admitted`]. Only an
+//! `Admitted` reaches a provider; dropping its reservation settles it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ace_policies::token::{Claims, kid_of};
+use ace_policies::KeyId;
+use ace_policies::usage::{Source, Usage};
+use http::HeaderMap;
+use moka::sync::Cache;
+use uuid::Uuid;
+
+use crate::body::Body;
+use crate::clock::now_s;
+use crate::credential::Candidates;
+use crate::keys::{KeyLease, Turns};
+use crate::ledger::{Entry, Ledger, Reservation};
+use crate::model;
+use crate::refusal::Refusal;
+use crate::route::Call;
+use crate::snapshot::Standing;
+use crate::store::Store;
+
+/// How long a caller is told to wait when the gateway cannot admit anybody.
+const RETRY_AFTER_S: u64 = 5;
+
+/// Decides who goes through.
+pub struct Gate {
+    store: Store,
+    ledger: Ledger,
+    verdicts: Cache<Box<str>, Verdict>,
+    turns: Turns,
+    max_staleness: Duration,
+}
+
+/// Claims of a token whose signature is good, and the keyring that said so.
+#[derive(Clone)]
+struct Verdict {
+    claims: Arc<Claims>,
+    keyring_version: u64,
+}
+
+/// A caller who may make this call.
+pub struct Authorized {
+    /// Who it is.
+    pub claims: Arc<Claims>,
+    /// The call, settled for the token's provider.
+    pub call: Call,
+}
+
+/// A request that may go out.
+pub struct Admitted {
+    /// The call.
+    pub call: Call,
+    /// The real key.
+    pub key: KeyLease,
+    /// The request's row in the ledger.
+    pub reservation: Reservation,
+}
+
+/// What the ledger is told about a request when it is admitted.
+pub struct Arrival<'r> {
+    /// The request's id.
+    pub request_id: Uuid,
+    /// When its head was read, on the wall clock and on the steady one.
+    pub started_at_ms: i64,
+    /// See `started_at_ms`.
+    pub started: Instant,
+    /// Its method.
+    pub method: &'r http::Method,
+    /// Its target.
+    pub target: &'r str,
+    /// Bytes of its body.
+    pub bytes_in: u64,
+}
+
+impl Gate {
+    /// A gate over the store's view; remembers up to `verdicts` verified tokens.
+    pub fn new(store: Store, ledger: Ledger, verdicts: u64, max_staleness: Duration) -> Self {
+        Self { store, ledger, verdicts: Cache::new(verdicts), turns: Turns::default(), max_staleness }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The ledger.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Finds the one valid proxy token among the request's credentials.
+    pub async fn authorize(&self, call: Call, headers: &HeaderMap, query: Option<&str>) -> Result<Authorized, Refusal> {
+        if self.store.staleness() > self.max_staleness {
+            return Err(unavailable("The gateway has lost its database for too long"));
+        }
+        let candidates = Candidates::of(headers, query);
+        if candidates.is_empty() {
+            return Err(Refusal::Auth);
+        }
+        let claims = match self.check(&candidates) {
+            Checked::Good(claims) => claims,
+            Checked::Refused => return Err(Refusal::Auth),
+            Checked::Unknown => {
+                // A new user, session or signing key: this node may not have heard of it yet.
+                self.store.reload().await;
+                match self.check(&candidates) {
+                    Checked::Good(claims) => claims,
+                    _ => return Err(Refusal::Auth),
+                }
+            }
+        };
+        let call = call.with_provider(claims.provider)?;
+        Ok(Authorized { claims, call })
+    }
+
+    fn check(&self, candidates: &Candidates<'_>) -> Checked {
+        let snapshot = self.store.snapshot();
+        let now = now_s();
+        let mut unknown = false;
+        let good = candidates.only(|token| {
+            let Some(claims) = self.verify(token, now) else {
+                unknown |= kid_of(token).is_some_and(|kid| !snapshot.keyring.knows(&kid));
+                return None;
+            };
+            match snapshot.standing(&claims) {
+                Standing::Good => Some(claims),
+                Standing::Revoked => None,
+                Standing::Unknown => {
+                    unknown = true;
+                    None
+                }
+            }
+        });
+        match good {
+            Some(claims) => Checked::Good(claims),
+            None if unknown => Checked::Unknown,
+            None => Checked::Refused,
+        }
+    }
+
+    /// Verifies signature and times; a signature only once, as long as the keyring stays.
+    fn verify(&self, token: &str, now: i64) -> Option<Arc<Claims>> {
+        let snapshot = self.store.snapshot();
+        if let Some(verdict) = self.verdicts.get(token)
+            && verdict.keyring_version == snapshot.keyring_version
+        {
+            return (now < verdict.claims.exp).then_some(verdict.claims);
+        }
+        let claims = Arc::new(snapshot.keyring.verify(token, now).ok()?);
+        let verdict = Verdict { claims: claims.clone(), keyring_version: snapshot.keyring_version };
+        self.verdicts.insert(token.into(), verdict);
+        Some(claims)
+    }
+
+    /// Takes the request's place in the ledger, checks the model and leases a key that serves it, or the model that `alias` puts
+    /// in its place. A refusal of a known caller is recorded.
+    pub async fn admit(&self, caller: Authorized, arrival: &Arrival<'_>, body: &Body<'_>, alias: Option<&str>) -> Result<Admitted, Refusal> {
+        let Authorized { claims, call } = caller;
+        let asked = model::asked(&call, arrival.target.as_bytes(), body).map(|model| model.into_owned());
+        let mut reservation = self.record(&claims, &call, arrival, None)?;
+        reservation.entry().model_asked.clone_from(&asked);
+        let allowed = match &claims.models {
+            Some(models) => model::check(&call, arrival.target.as_bytes(), body, models),
+            None => Ok(()),
+        };
+        let key = match allowed {
+            Ok(()) => self.lease(&claims, &call, alias.or(asked.as_deref())).await,
+            Err(refusal) => Err(refusal),
+        };
+        match key {
+            Ok(key) => {
+                reservation.entry().key = Some(key.key().id);
+                Ok(Admitted { call, key, reservation })
+            }
+            Err(refusal) => {
+                let entry = reservation.entry();
+                entry.status = refusal.status().as_u16();
+                entry.error_kind = Some(refusal.reason());
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Takes a request's place in the ledger.
+    pub fn record(&self, claims: &Arc<Claims>, call: &Call, arrival: &Arrival<'_>, key: Option<KeyId>) -> Result<Reservation, Refusal> {
+        let entry = new_entry(claims, call, arrival, key);
+        self.ledger.reserve(entry, arrival.started).ok_or(unavailable("The ledger is behind; the request cannot be recorded"))
+    }
+
+    async fn lease(&self, claims: &Claims, call: &Call, model: Option<&str>) -> Result<KeyLease, Refusal> {
+        let choose = || {
+            let snapshot = self.store.snapshot();
+            self.turns.choose(snapshot.keys_of(claims.tenant, call.provider), model)
+        };
+        if let Some(key) = choose() {
+            return Ok(key);
+        }
+        self.store.reload().await;
+        choose().ok_or(Refusal::NoKey(call.provider))
+    }
+}
+
+enum Checked {
+    Good(Arc<Claims>),
+    Unknown,
+    Refused,
+}
+
+fn unavailable(message: &'static str) -> Refusal {
+    Refusal::Unavailable { message, retry_after_s: RETRY_AFTER_S }
+}
+
+fn new_entry(claims: &Arc<Claims>, call: &Call, arrival: &Arrival<'_>, key: Option<KeyId>) -> Entry {
+    let path = arrival.target.split_once('?').map_or(arrival.target, |(path, _)| path);
+    Entry {
+        request_id: arrival.request_id,
+        claims: claims.clone(),
+        provider: call.provider,
+        key,
+        method: arrival.method.clone(),
+        path: path.to_owned(),
+        model_asked: None,
+        model_served: None,
+        // Until there is another, the client left before there was an answer.
+        status: 499,
+        error_kind: Some("client_gone"),
+        usage: Usage::default(),
+        source: Source::None,
+        streamed: false,
+        started_at_ms: arrival.started_at_ms,
+        ttfb_ms: None,
+        duration_ms: 0,
+        bytes_in: arrival.bytes_in,
+        bytes_out: 0,
+        upstream_request_id: None,
+    }
+}

@@ -1,0 +1,197 @@
+//! An LLM call up to the head of its answer: credential, body, admission, the request to the provider.
+
+use std::sync::Arc;
+
+use ace_policies::Provider;
+use bytes::Bytes;
+use http::HeaderValue;
+
+use crate::admit::{Admitted, Arrival, Authorized};
+use crate::answer::answer;
+use crate::body::{self, Body};
+use crate::engine::downstream::BodyError;
+use crate::engine::server::Served;
+use crate::engine::upstream::{OutRequest, Upstream, UpstreamError};
+use crate::engine::{Downstream, Headers, RequestHead, ResponseHead};
+use crate::flight::Flight;
+use crate::forward::{self, Nominated};
+use crate::keys::{KeyLease, ProviderKey};
+use crate::ledger::Reservation;
+use crate::provider;
+use crate::proxy::{Gateway, Peer, announces_body, refuse};
+use crate::refusal::Refusal;
+use crate::route::{Api, Call};
+use crate::ticket::{Ticket, text};
+use crate::upload::Begun;
+
+/// What became of setting up.
+pub enum Outbound {
+    /// The answer's head is on its way; its body follows.
+    Streaming(Flight),
+    /// Answered already, or nobody is there to be answered.
+    Over(Served),
+}
+
+/// Why a call ends before it has an answer.
+pub enum Stopped {
+    /// The caller is told why.
+    Refused(Refusal),
+    /// The caller is gone.
+    ClientGone,
+}
+
+impl<R: Into<Refusal>> From<R> for Stopped {
+    fn from(refusal: R) -> Self {
+        Self::Refused(refusal.into())
+    }
+}
+
+/// A request that a provider has begun to answer.
+pub struct Asked {
+    /// The call.
+    pub call: Call,
+    /// The request's row.
+    pub reservation: Box<Reservation>,
+    /// The key that went out, to be masked where the provider echoes it.
+    pub secret: Option<KeyLease>,
+    /// The answer.
+    pub upstream: Upstream,
+    /// Its head.
+    pub head: ResponseHead,
+    /// Whether the answer brings a usage chunk that only we asked for.
+    pub usage_chunk: bool,
+    /// The upload that the answer begins or goes on with.
+    pub upload: Option<Begun>,
+}
+
+/// Takes a call to the head of its answer.
+pub async fn set_up(gateway: &Gateway, mut downstream: Downstream, head: RequestHead, call: Call, peer: Peer, mut ticket: Ticket) -> Outbound {
+    let asked = ask(gateway, &mut downstream, &head, call, peer, &mut ticket).await;
+    drop(head);
+    conclude(gateway, downstream, asked, call.dialect(), ticket).await
+}
+
+/// Takes the second step of an upload to the head of its answer.
+pub async fn set_up_upload(gateway: &Gateway, mut downstream: Downstream, head: RequestHead, grant: &str, mut ticket: Ticket) -> Outbound {
+    let asked = gateway.uploads.ask(gateway, grant, &mut downstream, &head, &mut ticket).await;
+    conclude(gateway, downstream, asked, Provider::Google, ticket).await
+}
+
+async fn conclude(gateway: &Gateway, downstream: Downstream, asked: Result<Asked, Stopped>, dialect: Provider, ticket: Ticket) -> Outbound {
+    match asked {
+        Ok(asked) => answer(gateway, downstream, asked, ticket).await,
+        Err(Stopped::ClientGone) => Outbound::Over(Served::Broken),
+        Err(Stopped::Refused(refusal)) => Outbound::Over(refuse(gateway, downstream, &ticket, refusal, dialect).await),
+    }
+}
+
+async fn ask(gateway: &Gateway, downstream: &mut Downstream, head: &RequestHead, call: Call, peer: Peer, ticket: &mut Ticket) -> Result<Asked, Stopped> {
+    if call.websocket {
+        return Err(Refusal::Upgrade.into());
+    }
+    let caller = gateway.gate.authorize(call, &head.headers, head.query()).await?;
+    let claims = Arc::clone(&caller.claims);
+    let bytes = read_body(gateway, downstream, head, ticket).await?;
+    let Ready { admitted, edited, usage_chunk } = admit(gateway, caller, head, &bytes, ticket).await?;
+    let Admitted { call, key, mut reservation } = admitted;
+    let body = match edited {
+        Some(edited) => Some(edited.into()),
+        None => (!bytes.is_empty() || announces_body(head)).then(|| Bytes::from(bytes)),
+    };
+    let request = outgoing(head, &call, key.key(), body)?;
+    let sent = ticket.wait(async {
+        tokio::select! {
+            sent = gateway.upstreams.request(&key.key().origin, &request, gateway.options.first_byte) => Some(sent),
+            () = downstream.gone() => None,
+        }
+    });
+    match sent.await {
+        None => Err(Stopped::ClientGone),
+        Some(Err(error)) => Err(failed(gateway, &error, &mut reservation).into()),
+        Some(Ok((upstream, answer))) => {
+            let upload = (call.api == Api::Upload).then(|| Begun { base: Begun::base(head, peer), claims, key: key.key().id });
+            Ok(Asked { call, reservation: Box::new(reservation), secret: Some(key), upstream, head: answer, usage_chunk, upload })
+        }
+    }
+}
+
+/// Reads a request's body whole: the model in it decides where it goes.
+pub async fn read_body(gateway: &Gateway, downstream: &mut Downstream, head: &RequestHead, ticket: &mut Ticket) -> Result<Vec<u8>, Stopped> {
+    if downstream.is_request_done() {
+        return Ok(Vec::new());
+    }
+    let options = &gateway.options;
+    let expected = text(&head.headers, "content-length").and_then(|length| length.parse().ok());
+    let read = downstream.read_whole_body(expected, options.max_body, options.body_total, options.limits.body_idle);
+    ticket.wait(read).await.map_err(|why| match why {
+        BodyError::Gone => Stopped::ClientGone,
+        BodyError::TooLarge => Refusal::BodyTooLarge { max_bytes: options.max_body as u64 }.into(),
+        BodyError::Timeout => Refusal::InvalidRequest("The request's body did not arrive in time".to_owned()).into(),
+        BodyError::Malformed(why) => Refusal::InvalidRequest(format!("Malformed request body: {why}")).into(),
+    })
+}
+
+/// A call that may go out.
+struct Ready {
+    admitted: Admitted,
+    /// The body, where it had to be changed.
+    edited: Option<Vec<u8>>,
+    /// Whether the change asks for a usage chunk that the client did not ask for.
+    usage_chunk: bool,
+}
+
+async fn admit(gateway: &Gateway, caller: Authorized, head: &RequestHead, bytes: &[u8], ticket: &Ticket) -> Result<Ready, Stopped> {
+    let options = &gateway.options;
+    let (kind, encoding) = (text(&head.headers, "content-type"), text(&head.headers, "content-encoding"));
+    let body = Body::read(bytes, kind, encoding, options.max_decoded_body)?;
+    let arrival = Arrival {
+        request_id: ticket.id,
+        started_at_ms: ticket.started_at_ms,
+        started: ticket.started,
+        method: &head.method,
+        target: &head.target,
+        bytes_in: bytes.len() as u64,
+    };
+    let api = caller.call.api;
+    let alias = match options.aliases.is_empty() {
+        true => None,
+        false => body.model().and_then(|model| options.aliases.get(&*model)),
+    };
+    let admitted = gateway.gate.admit(caller, &arrival, &body, alias.map(String::as_str)).await?;
+    let include_usage = body.include_usage(api).filter(|_| options.include_usage);
+    let usage_chunk = include_usage.is_some();
+    let edits: Vec<_> = alias.and_then(|model| body.with_model(model)).into_iter().chain(include_usage).collect();
+    let edited = (!edits.is_empty()).then(|| body::apply(bytes, edits));
+    Ok(Ready { admitted, edited, usage_chunk })
+}
+
+/// The request as the provider gets it: the client's head without what is not for it, with our key.
+fn outgoing(head: &RequestHead, call: &Call, key: &ProviderKey, body: Option<Bytes>) -> Result<OutRequest, Refusal> {
+    let nominated = Nominated::by(head.headers.get_all("connection").iter().map(HeaderValue::as_bytes));
+    let mut headers = Headers::with_capacity(head.headers.len() + 2);
+    for (name, value) in &head.headers {
+        if forward::request_header(name.as_str(), &nominated, call) {
+            headers.push(name.as_str(), value.as_bytes());
+        }
+    }
+    if let Some(encoding) = forward::accept_encoding(call) {
+        headers.push("accept-encoding", encoding.as_bytes());
+    }
+    let unusable = |_| Refusal::Config("The provider key holds characters that no header can carry".to_owned());
+    let (name, value) = provider::key_header(call, key.secret.expose()).map_err(unusable)?;
+    headers.push(name.as_str(), value.as_bytes());
+    let target = call.upstream_target(&key.base_url, head.target.as_bytes());
+    let target = String::from_utf8(target).map_err(|_| Refusal::InvalidRequest("Bad request path".to_owned()))?;
+    Ok(OutRequest { method: head.method.clone(), target, headers, body, upgrade: None })
+}
+
+/// Records and tells that a provider did not answer.
+pub fn failed(gateway: &Gateway, error: &UpstreamError, reservation: &mut Reservation) -> Refusal {
+    let entry = reservation.entry();
+    tracing::warn!(request_id = %entry.request_id, provider = %entry.provider, kind = error.kind(), %error, "the provider did not answer");
+    gateway.metrics.upstream_error(entry.provider, error.kind());
+    let refusal = if error.is_timeout() { Refusal::UpstreamTimeout } else { Refusal::Upstream };
+    entry.status = refusal.status().as_u16();
+    entry.error_kind = Some(refusal.reason());
+    refusal
+}

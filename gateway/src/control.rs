@@ -1,0 +1,244 @@
+//! Requests to the control API, and connections that leave HTTP towards it.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ace_policies::edge::{self, EdgeHeaders};
+use ace_policies::vault::Subkey;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method};
+use tokio::io::AsyncWriteExt;
+
+use crate::clock::now_s;
+use crate::engine::connect::Origin;
+use crate::engine::downstream::BodyError;
+use crate::engine::headers::lists;
+use crate::engine::server::{Served, Stop};
+use crate::engine::upstream::{OutRequest, Upstream, UpstreamError, Upstreams};
+use crate::engine::{AnswerHead, Downstream, Headers, RequestHead, ResponseHead, Stream};
+use crate::flight::{Ending, copy};
+use crate::proxy::{Gateway, Peer, announces_body, send};
+use crate::ticket::{Ticket, text};
+
+/// The control nodes, and the key that signs what we tell them about a request.
+pub struct ControlPlane {
+    nodes: Vec<Origin>,
+    turn: AtomicUsize,
+    key: Subkey,
+    first_byte: Duration,
+}
+
+impl ControlPlane {
+    /// Passes requests to `nodes` in turn; a node that cannot be connected to is passed over.
+    pub fn new(nodes: Vec<Origin>, key: Subkey, first_byte: Duration) -> Self {
+        Self { nodes, turn: AtomicUsize::new(0), key, first_byte }
+    }
+
+    /// Whether any node answers.
+    pub async fn is_reachable(&self, upstreams: &Upstreams) -> bool {
+        let mut headers = Headers::with_capacity(8);
+        let peer = Peer { ip: IpAddr::from([127, 0, 0, 1]), tls: false };
+        self.introduce(&mut headers, peer, "localhost", "readyz", &Method::GET, "/api/meta");
+        let request = OutRequest { method: Method::GET, target: "/api/meta".to_owned(), headers, body: None, upgrade: None };
+        matches!(self.send(upstreams, &request, Duration::from_secs(2)).await, Ok((_, head)) if head.status < 500)
+    }
+
+    /// Passes a request on and its answer back.
+    pub async fn pass(&self, gateway: &Gateway, mut downstream: Downstream, head: RequestHead, peer: Peer, mut ticket: Ticket, stop: Stop) -> Served {
+        gateway.metrics.control_requests.inc();
+        let body = match read_body(gateway, &mut downstream, &head, &mut ticket).await {
+            Ok(body) => body,
+            Err(BodyError::Gone) => return Served::Broken,
+            Err(why) => return answer_error(downstream, &ticket, body_error(why)).await,
+        };
+        let request = self.outgoing(&head, peer, &ticket, body);
+        let sent = ticket.wait(async {
+            tokio::select! {
+                sent = self.send(&gateway.upstreams, &request, self.first_byte) => Some(sent),
+                () = downstream.gone() => None,
+            }
+        });
+        let (upstream, answer) = match sent.await {
+            None => return Served::Broken,
+            Some(Ok(answer)) => answer,
+            Some(Err(error)) => {
+                tracing::warn!(%error, request_id = %ticket.id, "the control API does not answer");
+                return answer_error(downstream, &ticket, unreachable(&error)).await;
+            }
+        };
+        if answer.status == 101 {
+            return tunnel(downstream, upstream, &answer, &ticket, stop).await;
+        }
+        back(gateway, downstream, upstream, answer, &ticket, stop).await
+    }
+
+    async fn send(&self, upstreams: &Upstreams, request: &OutRequest, first_byte: Duration) -> Result<(Upstream, ResponseHead), UpstreamError> {
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut last = None;
+        for offset in 0..self.nodes.len() {
+            let node = &self.nodes[(first + offset) % self.nodes.len()];
+            match upstreams.request(node, request, first_byte).await {
+                Err(error) if error.is_unsent() => last = Some(error),
+                result => return result,
+            }
+        }
+        Err(last.unwrap_or(UpstreamError::Timeout))
+    }
+
+    fn outgoing(&self, head: &RequestHead, peer: Peer, ticket: &Ticket, body: Option<Bytes>) -> OutRequest {
+        let mut headers = Headers::with_capacity(head.headers.len() + 6);
+        for (name, value) in &head.headers {
+            if goes_on(name.as_str(), &head.headers) {
+                headers.push(name.as_str(), value.as_bytes());
+            }
+        }
+        let host = text(&head.headers, "host").unwrap_or_default();
+        self.introduce(&mut headers, peer, host, &ticket.id.to_string(), &head.method, &head.target);
+        let upgrade = head.wants_upgrade().then(|| text(&head.headers, "upgrade").unwrap_or_default().to_owned());
+        OutRequest { method: head.method.clone(), target: head.target.clone(), headers, body, upgrade }
+    }
+
+    /// Adds who is calling, signed: the control API believes nobody else about it.
+    fn introduce(&self, headers: &mut Headers, peer: Peer, host: &str, request_id: &str, method: &Method, target: &str) {
+        let scheme = if peer.tls { "https" } else { "http" };
+        let edge = EdgeHeaders { client: peer.ip, scheme: scheme.to_owned(), host: host.to_owned(), request_id: request_id.to_owned(), time: now_s() };
+        for (name, value) in edge.to_headers() {
+            headers.push(name, value.as_bytes());
+        }
+        headers.push(edge::SIGNATURE, edge.sign(&self.key, method.as_str(), target).as_bytes());
+    }
+}
+
+/// Whether a client's header goes on: not the connection's own, and none that claims who the client is.
+fn goes_on(name: &str, headers: &HeaderMap) -> bool {
+    let own = matches!(name, "host" | "connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "upgrade" | "content-length" | "expect");
+    let claims = matches!(name, "forwarded" | "x-real-ip" | "via") || name.starts_with("x-forwarded-") || name.starts_with("x-ace-");
+    let nominated = !name.starts_with("content-") && lists(headers, "connection", name);
+    !(own || claims || nominated || name.starts_with("proxy-"))
+}
+
+async fn read_body(gateway: &Gateway, downstream: &mut Downstream, head: &RequestHead, ticket: &mut Ticket) -> Result<Option<Bytes>, BodyError> {
+    if !announces_body(head) && downstream.is_request_done() {
+        return Ok(None);
+    }
+    let expected = text(&head.headers, "content-length").and_then(|length| length.parse().ok());
+    let options = &gateway.options;
+    let read = downstream.read_whole_body(expected, options.max_body, options.body_total, options.limits.body_idle);
+    ticket.wait(read).await.map(|body| Some(body.into()))
+}
+
+async fn back(gateway: &Gateway, mut downstream: Downstream, mut upstream: Upstream, answer: ResponseHead, ticket: &Ticket, stop: Stop) -> Served {
+    let mut head = AnswerHead::new(answer.status, answer.length);
+    head.reason.clone_from(&answer.reason);
+    for (name, value) in answer.headers.iter() {
+        if !is_hop(name) {
+            head.headers.push(name, value);
+        }
+    }
+    stamp_missing(ticket, &mut head);
+    if downstream.start(&head).is_err() {
+        return Served::Broken;
+    }
+    let no_timeout = Duration::from_secs(24 * 3600);
+    match copy(&mut upstream, &mut downstream, no_timeout, stop, |data, downstream| downstream.push(data)).await {
+        Ending::Complete => {}
+        _ => return Served::Broken,
+    }
+    if downstream.finish().await.is_err() {
+        return Served::Broken;
+    }
+    gateway.upstreams.release(upstream);
+    Served::Answered(downstream)
+}
+
+/// The control API stamps its answers itself; what it leaves out is added.
+fn stamp_missing(ticket: &Ticket, head: &mut AnswerHead) {
+    if head.headers.contains("x-ace-request-id") {
+        let micros = ticket.own().as_micros();
+        head.headers.push("server-timing", format!("gw;dur={}.{:03}", micros / 1000, micros % 1000).as_bytes());
+    } else {
+        ticket.stamp(head);
+    }
+}
+
+fn is_hop(name: &str) -> bool {
+    ["connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te", "trailer"].iter().any(|hop| name.eq_ignore_ascii_case(hop))
+}
+
+/// Answers 101 and passes bytes both ways until either side closes.
+async fn tunnel(mut downstream: Downstream, upstream: Upstream, answer: &ResponseHead, ticket: &Ticket, mut stop: Stop) -> Served {
+    let mut head = AnswerHead::new(101, None);
+    for (name, value) in answer.headers.iter() {
+        if !is_hop(name) {
+            head.headers.push(name, value);
+        }
+    }
+    head.headers.push("connection", b"upgrade");
+    head.headers.push("upgrade", answer.headers.get("upgrade").unwrap_or(b"websocket"));
+    ticket.stamp(&mut head);
+    if downstream.start(&head).is_err() || downstream.flush().await.is_err() {
+        return Served::Broken;
+    }
+    let (Downstream::H1(client), Some(server)) = (downstream, upstream.into_tunnel()) else {
+        return Served::Broken;
+    };
+    let (mut client, mut server) = (Side::new(client.into_tunnel()), Side::new(server));
+    let passed = async {
+        client.stream.write_all(&server.ahead).await?;
+        server.stream.write_all(&client.ahead).await?;
+        tokio::io::copy_bidirectional(&mut client.stream, &mut server.stream).await
+    };
+    tokio::select! {
+        _ = passed => {}
+        () = stop.ending() => {}
+    }
+    Served::Broken
+}
+
+struct Side {
+    stream: Stream,
+    ahead: BytesMut,
+}
+
+impl Side {
+    fn new((stream, ahead): (Stream, BytesMut)) -> Self {
+        Self { stream, ahead }
+    }
+}
+
+/// An error of ours in the control API's form.
+struct ControlError {
+    status: u16,
+    message: &'static str,
+    code: &'static str,
+}
+
+fn body_error(why: BodyError) -> ControlError {
+    match why {
+        BodyError::TooLarge => ControlError { status: 413, message: "The request's body is too large", code: "request_too_large" },
+        BodyError::Timeout => ControlError { status: 408, message: "The request's body did not arrive in time", code: "request_timeout" },
+        BodyError::Malformed(_) | BodyError::Gone => ControlError { status: 400, message: "The request's body is malformed", code: "bad_request" },
+    }
+}
+
+fn unreachable(error: &UpstreamError) -> ControlError {
+    match error.is_timeout() {
+        true => ControlError { status: 504, message: "The control API does not answer", code: "control_api_timeout" },
+        false => ControlError { status: 503, message: "The control API cannot be reached", code: "control_api_unavailable" },
+    }
+}
+
+async fn answer_error(mut downstream: Downstream, ticket: &Ticket, error: ControlError) -> Served {
+    let body = serde_json::json!({"error": error.message, "code": error.code}).to_string();
+    let mut head = AnswerHead::new(error.status, Some(body.len() as u64));
+    head.headers.push("content-type", b"application/json");
+    if error.status == 503 {
+        head.headers.push("retry-after", b"2");
+    }
+    ticket.stamp(&mut head);
+    if !downstream.is_request_done() {
+        downstream.close_after();
+    }
+    send(downstream, &head, body.as_bytes()).await
+}

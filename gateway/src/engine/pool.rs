@@ -1,0 +1,102 @@
+//! Idle connections, kept per thread and per origin, newest first.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+
+use super::Stream;
+use super::h1::client::is_alive;
+
+thread_local! {
+    /// Which shard the current thread uses. A connection is driven by the reactor of the thread that opened it.
+    static SHARD: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Says which shard the current thread uses from now on.
+pub fn use_shard(shard: usize) {
+    SHARD.set(shard);
+}
+
+/// All idle connections of the process.
+pub struct Pool {
+    shards: Vec<Mutex<HashMap<Arc<str>, Origin>>>,
+    size: usize,
+    idle: Duration,
+}
+
+#[derive(Default)]
+struct Origin {
+    idle: Vec<(Stream, Instant)>,
+    shared: Option<SendRequest<Bytes>>,
+}
+
+impl Pool {
+    /// A pool for `threads` threads that keeps up to `size` idle connections per origin and thread, each for `idle`.
+    pub fn new(threads: usize, size: usize, idle: Duration) -> Self {
+        let shards = (0..threads.max(1)).map(|_| Mutex::default()).collect();
+        Self { shards, size, idle }
+    }
+
+    /// The newest idle HTTP/1 connection to `origin` that is still open.
+    pub fn take(&self, origin: &Arc<str>) -> Option<Stream> {
+        let mut shard = self.shard();
+        let idle = &mut shard.get_mut(origin)?.idle;
+        while let Some((mut stream, since)) = idle.pop() {
+            if since.elapsed() < self.idle && is_alive(&mut stream) {
+                return Some(stream);
+            }
+        }
+        None
+    }
+
+    /// The shared HTTP/2 connection to `origin`, if there is one.
+    pub fn shared(&self, origin: &Arc<str>) -> Option<SendRequest<Bytes>> {
+        self.shard().get(origin)?.shared.clone()
+    }
+
+    /// Keeps an HTTP/1 connection for the next request; the oldest goes where there are too many.
+    pub fn put(&self, origin: &Arc<str>, stream: Stream) {
+        let mut shard = self.shard();
+        let idle = &mut shard.entry(origin.clone()).or_default().idle;
+        if idle.len() >= self.size {
+            idle.remove(0);
+        }
+        if self.size > 0 {
+            idle.push((stream, Instant::now()));
+        }
+    }
+
+    /// Shares an HTTP/2 connection with the requests that follow.
+    pub fn share(&self, origin: &Arc<str>, requests: SendRequest<Bytes>) {
+        self.shard().entry(origin.clone()).or_default().shared = Some(requests);
+    }
+
+    /// Forgets the shared connection to `origin`: it takes no more requests.
+    pub fn unshare(&self, origin: &Arc<str>) {
+        if let Some(origin) = self.shard().get_mut(origin) {
+            origin.shared = None;
+        }
+    }
+
+    /// Closes the current thread's connections that were idle for too long or that their servers have closed.
+    pub fn sweep(&self) {
+        self.shard().retain(|_, origin| {
+            origin.idle.retain_mut(|(stream, since)| since.elapsed() < self.idle && is_alive(stream));
+            !origin.idle.is_empty() || origin.shared.is_some()
+        });
+    }
+
+    /// How often [`Self::sweep`] is worth its while.
+    pub fn sweep_interval(&self) -> Duration {
+        (self.idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(10))
+    }
+
+    fn shard(&self) -> MutexGuard<'_, HashMap<Arc<str>, Origin>> {
+        let shard = SHARD.get() % self.shards.len();
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

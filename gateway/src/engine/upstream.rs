@@ -1,0 +1,226 @@
+//! The provider's side of a request, whatever version of HTTP it speaks: sending, and reading the answer piece by piece.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::Method;
+
+use super::Stream;
+use super::connect::{ConnectError, Connector, Origin};
+use super::h1::client::{AnswerError, H1Client};
+use super::h1::server::{push_decimal, push_field};
+use super::h2_client::{H2Client, H2Request, handshake};
+use super::headers::{Headers, ResponseHead};
+use super::pool::Pool;
+
+/// Opens, pools and uses connections to providers and to the control API.
+pub struct Upstreams {
+    connector: Connector,
+    pool: Pool,
+    max_head: usize,
+    write_deadline: Duration,
+}
+
+/// A request as it goes out.
+pub struct OutRequest {
+    /// Method.
+    pub method: Method,
+    /// Path and query.
+    pub target: String,
+    /// End-to-end fields, without `host` and framing.
+    pub headers: Headers,
+    /// The whole body, or `None` where the request has none (no framing is sent then).
+    pub body: Option<Bytes>,
+    /// The protocol to upgrade to; only over HTTP/1.
+    pub upgrade: Option<String>,
+}
+
+/// An answer in progress.
+pub enum Upstream {
+    /// On an HTTP/1 connection of its own.
+    H1(H1Client, Arc<str>),
+    /// On a stream of a shared HTTP/2 connection.
+    H2(H2Client),
+}
+
+/// Why a request got no (whole) answer.
+#[derive(Debug)]
+pub enum UpstreamError {
+    /// It was never sent.
+    Connect(ConnectError),
+    /// It was sent, at least in part; the provider may have worked on it.
+    Broken(AnswerError),
+    /// The answer did not begin in time.
+    Timeout,
+}
+
+impl UpstreamError {
+    /// Whether waiting was what failed: 504 instead of 502.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Timeout | Self::Connect(ConnectError::Timeout))
+    }
+
+    /// Whether the provider has seen nothing of the request.
+    pub fn is_unsent(&self) -> bool {
+        matches!(self, Self::Connect(_))
+    }
+
+    /// A short, stable word for metrics and the request log.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Connect(ConnectError::Resolve(_)) => "dns",
+            Self::Connect(ConnectError::Egress(_)) => "egress",
+            Self::Connect(ConnectError::Timeout) => "connect_timeout",
+            Self::Connect(ConnectError::Tls(_)) => "tls",
+            Self::Connect(ConnectError::Io(_)) => "connect",
+            Self::Broken(AnswerError::Malformed(_) | AnswerError::HeadTooLarge) => "malformed",
+            Self::Broken(_) => "reset",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(why) => why.fmt(f),
+            Self::Broken(AnswerError::Io(error)) => write!(f, "the connection broke: {error}"),
+            Self::Broken(AnswerError::Closed) => f.write_str("the connection was closed before the answer was complete"),
+            Self::Broken(AnswerError::Malformed(why)) => write!(f, "the answer is not HTTP: {why}"),
+            Self::Broken(AnswerError::HeadTooLarge) => f.write_str("the head of the answer is too large"),
+            Self::Timeout => f.write_str("no answer in time"),
+        }
+    }
+}
+
+impl Upstreams {
+    /// `max_head` bounds the heads of answers; `write_deadline` is for the provider to take what is written to it.
+    pub fn new(connector: Connector, pool: Pool, max_head: usize, write_deadline: Duration) -> Self {
+        Self { connector, pool, max_head, write_deadline }
+    }
+
+    /// The pool, for its sweeper.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Sends a request and waits up to `first_byte` for the head of its answer.
+    ///
+    /// A pooled connection that turns out to be closed before any byte of an answer is replaced once: the server closed it
+    /// while the request was on its way.
+    pub async fn request(&self, origin: &Origin, request: &OutRequest, first_byte: Duration) -> Result<(Upstream, ResponseHead), UpstreamError> {
+        if let Some(stream) = self.pool.take(&origin.key) {
+            match self.exchange(H1Client::new(stream), origin, request, first_byte).await {
+                Err((UpstreamError::Broken(AnswerError::Closed | AnswerError::Io(_)), false)) => {}
+                result => return result.map_err(|(error, _)| error),
+            }
+        } else if let Some(shared) = self.pool.shared(&origin.key) {
+            match self.exchange_h2(shared, origin, request, first_byte).await {
+                Err((UpstreamError::Broken(AnswerError::Closed | AnswerError::Io(_)), false)) => self.pool.unshare(&origin.key),
+                result => return result.map_err(|(error, _)| error),
+            }
+        }
+        let stream = self.connector.connect(origin).await.map_err(UpstreamError::Connect)?;
+        if Connector::is_http2(&stream) {
+            let shared = handshake(stream, self.max_head).await.map_err(|error| UpstreamError::Connect(ConnectError::Io(error.to_string())))?;
+            self.pool.share(&origin.key, shared.clone());
+            return self.exchange_h2(shared, origin, request, first_byte).await.map_err(|(error, _)| error);
+        }
+        self.exchange(H1Client::new(stream), origin, request, first_byte).await.map_err(|(error, _)| error)
+    }
+
+    /// The `bool` of the error: whether any byte of an answer came.
+    async fn exchange(&self, mut session: H1Client, origin: &Origin, request: &OutRequest, first_byte: Duration) -> Result<(Upstream, ResponseHead), (UpstreamError, bool)> {
+        let body = request.body.as_deref().unwrap_or(&[]);
+        let sent = session.send(wire_head(origin, request), body, self.write_deadline).await;
+        // Even after a failed write there may be an answer: servers refuse large bodies early.
+        let answer = tokio::time::timeout(first_byte, session.read_head(self.max_head, request.method == Method::HEAD)).await;
+        match (sent, answer) {
+            (_, Ok(Ok(head))) => Ok((Upstream::H1(session, origin.key.clone()), head)),
+            (Err(error), _) => Err((UpstreamError::Broken(AnswerError::Io(error)), session.was_answered())),
+            (Ok(()), Ok(Err(error))) => Err((UpstreamError::Broken(error), session.was_answered())),
+            (Ok(()), Err(_)) => Err((UpstreamError::Timeout, true)),
+        }
+    }
+
+    async fn exchange_h2(&self, shared: h2::client::SendRequest<Bytes>, origin: &Origin, request: &OutRequest, first_byte: Duration) -> Result<(Upstream, ResponseHead), (UpstreamError, bool)> {
+        let scheme = if origin.is_tls() { "https" } else { "http" };
+        let uri = format!("{scheme}://{}{}", origin.authority, request.target);
+        let mut headers = request.headers.clone();
+        let body = request.body.clone();
+        if let Some(body) = &body {
+            headers.push("content-length", body.len().to_string().as_bytes());
+        }
+        let head = H2Request { method: &request.method, uri, headers: &headers };
+        let broken = |error: io::Error| (UpstreamError::Broken(AnswerError::Io(error)), false);
+        let mut session = H2Client::send(shared, head, body.unwrap_or_default(), self.write_deadline).await.map_err(broken)?;
+        match tokio::time::timeout(first_byte, session.read_head()).await {
+            Ok(Ok(head)) => Ok((Upstream::H2(session), head)),
+            Ok(Err(error)) => Err((UpstreamError::Broken(error), true)),
+            Err(_) => Err((UpstreamError::Timeout, true)),
+        }
+    }
+
+    /// Gives back what can be used again. The answer must have been read to its end.
+    pub fn release(&self, upstream: Upstream) {
+        if let Upstream::H1(session, key) = upstream
+            && let Some(stream) = session.into_reusable()
+        {
+            self.pool.put(&key, stream);
+        }
+    }
+}
+
+impl Upstream {
+    /// Gives what was received to `sink`; `true` at the end of the body.
+    pub fn decode(&mut self, sink: &mut dyn FnMut(&[u8])) -> Result<bool, AnswerError> {
+        match self {
+            Self::H1(session, _) => session.decode(sink),
+            Self::H2(session) => Ok(session.decode(sink)),
+        }
+    }
+
+    /// Waits for more; `false` where the connection's end is the body's. Cancel-safe.
+    pub async fn fill(&mut self) -> Result<bool, AnswerError> {
+        match self {
+            Self::H1(session, _) => session.fill().await,
+            Self::H2(session) => session.fill().await,
+        }
+    }
+
+    /// Leaves HTTP after a 101; `None` over HTTP/2, which has none.
+    pub fn into_tunnel(self) -> Option<(Stream, BytesMut)> {
+        match self {
+            Self::H1(session, _) => Some(session.into_tunnel()),
+            Self::H2(_) => None,
+        }
+    }
+}
+
+/// The head on an HTTP/1 wire, with its blank line.
+fn wire_head(origin: &Origin, request: &OutRequest) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024 + request.target.len());
+    out.extend_from_slice(request.method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(request.target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
+    out.extend_from_slice(origin.authority.as_bytes());
+    out.extend_from_slice(b"\r\n");
+    for (name, value) in request.headers.iter() {
+        push_field(name, value, &mut out);
+    }
+    if let Some(body) = &request.body {
+        out.extend_from_slice(b"content-length: ");
+        push_decimal(body.len() as u64, &mut out);
+        out.extend_from_slice(b"\r\n");
+    }
+    if let Some(protocol) = &request.upgrade {
+        push_field("connection", b"upgrade", &mut out);
+        push_field("upgrade", protocol.as_bytes(), &mut out);
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}

@@ -1,0 +1,155 @@
+//! The request ledger: one row for every request of a known caller, whatever became of it.
+//!
+//! A [`Reservation`] is taken when a request is admitted and settled when it is dropped, so no way out of a request forgets
+//! its row. Rows go through a queue to the writer ([`writer`]), off the hot path.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use ace_policies::token::Claims;
+use ace_policies::usage::{Source, Usage};
+use ace_policies::{KeyId, Provider};
+use http::Method;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::metrics::Metrics;
+use crate::provider::Meter;
+
+pub mod writer;
+
+/// A row of the ledger.
+pub struct Entry {
+    /// The request's id, the row's identity.
+    pub request_id: Uuid,
+    /// Who called: user, tenant, session, machine, tool.
+    pub claims: Arc<Claims>,
+    /// Whose API was called.
+    pub provider: Provider,
+    /// The key that it went out with.
+    pub key: Option<KeyId>,
+    /// Method and path of the request, without its query.
+    pub method: Method,
+    /// See `method`.
+    pub path: String,
+    /// Model that was asked for.
+    pub model_asked: Option<String>,
+    /// Model that answered, by the answer's own word.
+    pub model_served: Option<String>,
+    /// Status sent to the client; 499 where it left before there was one.
+    pub status: u16,
+    /// Why it is not a complete answer: a refusal's reason, `client_gone`, `upstream_…`.
+    pub error_kind: Option<&'static str>,
+    /// Tokens by class.
+    pub usage: Usage,
+    /// Where the figures come from.
+    pub source: Source,
+    /// Whether the answer was a stream of events.
+    pub streamed: bool,
+    /// UTC milliseconds at which the request's head was read.
+    pub started_at_ms: i64,
+    /// From there to the first byte of the answer.
+    pub ttfb_ms: Option<u64>,
+    /// From there to the end.
+    pub duration_ms: u64,
+    /// Body bytes from the client.
+    pub bytes_in: u64,
+    /// Body bytes to the client.
+    pub bytes_out: u64,
+    /// The id under which the provider knows the request.
+    pub upstream_request_id: Option<String>,
+}
+
+/// Takes rows for the writer.
+#[derive(Clone)]
+pub struct Ledger {
+    rows: mpsc::UnboundedSender<Entry>,
+    waiting: Arc<AtomicUsize>,
+    limit: usize,
+    metrics: Arc<Metrics>,
+}
+
+impl Ledger {
+    /// A ledger that admits requests while fewer than `limit` rows wait, and the receiving end for its writer.
+    pub fn new(limit: usize, metrics: Arc<Metrics>) -> (Self, mpsc::UnboundedReceiver<Entry>) {
+        let (rows, receiver) = mpsc::unbounded_channel();
+        (Self { rows, waiting: Arc::default(), limit, metrics }, receiver)
+    }
+
+    /// Rows that are not in the database yet.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Takes the request's place in the ledger; `None` while too many rows wait: what cannot be recorded is not admitted.
+    pub fn reserve(&self, entry: Entry, started: Instant) -> Option<Reservation> {
+        (self.waiting() < self.limit).then(|| Reservation { entry: Some(Box::new(entry)), meter: None, started, ledger: self.clone() })
+    }
+
+    fn settle(&self, entry: Entry) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.rows.send(entry).is_err() {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            tracing::error!("the ledger's writer is gone; a row is lost");
+        }
+    }
+}
+
+/// A request's row in the making. Dropping it settles it.
+pub struct Reservation {
+    /// Always there until the drop.
+    entry: Option<Box<Entry>>,
+    meter: Option<Box<Meter>>,
+    started: Instant,
+    ledger: Ledger,
+}
+
+impl Reservation {
+    /// The row, to be filled as the request goes on.
+    pub fn entry(&mut self) -> &mut Entry {
+        self.entry.as_mut().expect("the entry is there until the reservation is dropped")
+    }
+
+    /// Has the answer read by `meter` from here on.
+    pub fn read_with(&mut self, meter: Meter) {
+        self.meter = Some(Box::new(meter));
+    }
+
+    /// Reads a piece of the answer's body.
+    pub fn meter(&mut self, data: &[u8]) {
+        self.entry().bytes_out += data.len() as u64;
+        if let Some(meter) = &mut self.meter {
+            meter.feed(data);
+        }
+    }
+
+    /// What the client is to be told before its stream breaks, where its dialect has words for it.
+    pub fn broken(&self) -> Option<Vec<u8>> {
+        self.meter.as_ref().and_then(|meter| meter.broken())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let Some(mut entry) = self.entry.take() else {
+            return;
+        };
+        if let Some(meter) = self.meter.take() {
+            let metered = meter.finish().with_estimated_input(entry.bytes_in);
+            entry.usage = metered.usage;
+            entry.source = metered.source;
+            entry.model_served = metered.model_served;
+        }
+        let duration = self.started.elapsed();
+        entry.duration_ms = millis(duration);
+        let first_byte = entry.ttfb_ms.map(Duration::from_millis);
+        self.ledger.metrics.answered(entry.provider, entry.status, first_byte, duration, &entry.usage);
+        self.ledger.settle(*entry);
+    }
+}
+
+/// Whole milliseconds.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,74 @@
+//! The part of the configuration that requests are served with, in the types that serving needs.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use ace_policies::config::Config;
+
+use crate::engine::downstream::Limits;
+use crate::engine::h1::head::HeadLimits;
+
+/// Settings of the data plane.
+pub struct Options {
+    /// Limits and deadlines towards clients.
+    pub limits: Limits,
+    /// Bytes of a request body.
+    pub max_body: usize,
+    /// Bytes of a decoded copy of a compressed request body.
+    pub max_decoded_body: usize,
+    /// Bytes kept of an event that arrives in pieces.
+    pub max_event: usize,
+    /// To read a whole request body.
+    pub body_total: Duration,
+    /// For a provider to begin its answer.
+    pub first_byte: Duration,
+    /// Between two pieces of an answer.
+    pub chunk: Duration,
+    /// For a whole request, if there is a limit.
+    pub total: Option<Duration>,
+    /// How old the view of users and keys may be.
+    pub max_staleness: Duration,
+    /// Rows that may wait for the ledger's writer.
+    pub ledger_queue: usize,
+    /// Model names that stand for others.
+    pub aliases: HashMap<String, String>,
+    /// Whether streamed OpenAI chat calls are made to tell their usage.
+    pub include_usage: bool,
+}
+
+impl Options {
+    /// Reads the settings from the configuration.
+    pub fn of(config: &Config) -> Self {
+        let (limits, timeouts) = (&config.limits, &config.timeouts);
+        let heads = HeadLimits {
+            bytes: limits.max_head_bytes,
+            fields: limits.max_headers,
+            target: limits.max_target_bytes,
+        };
+        let limits_down = Limits {
+            heads,
+            head: ms(timeouts.head),
+            keepalive: ms(timeouts.keepalive),
+            write: ms(timeouts.write),
+            body_idle: ms(timeouts.body_idle),
+        };
+        Self {
+            limits: limits_down,
+            max_body: limits.max_body_bytes,
+            max_decoded_body: limits.max_decoded_body_bytes,
+            max_event: limits.sse_event_bytes,
+            body_total: ms(timeouts.body),
+            first_byte: ms(timeouts.first_byte),
+            chunk: ms(timeouts.chunk),
+            total: (timeouts.total > 0).then(|| ms(timeouts.total)),
+            max_staleness: Duration::from_secs(config.auth.max_staleness_s),
+            ledger_queue: config.ledger.queue,
+            aliases: config.models.alias.clone().into_iter().collect(),
+            include_usage: config.meter.include_usage,
+        }
+    }
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
