@@ -1,4 +1,4 @@
-//! Typed ids, so that a user's number never lands where a tenant's belongs. They are parsed at the door and travel typed.
+//! Typed ids, so that a user's number never lands where a tenant's belongs. They are parsed at the door.
 
 use std::{fmt, str::FromStr};
 

@@ -75,7 +75,7 @@ pub fn hash(secret: &str) -> String {
     SecretHash::of(secret).to_string()
 }
 
-/// The kinds of our own secrets. Each has a prefix, so that a leaked one can be recognised and one kind never passes for another.
+/// The kinds of our own secrets. Each has a prefix: a leaked one can be recognised, and none passes for another kind.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum TokenKind {
     /// A browser or command line login.

@@ -113,21 +113,25 @@ pub struct Standing {
 
 /// Declares a closed set of names with the conversions that tables, JSON and messages need.
 macro_rules! names {
-    ($(#[$doc:meta])* $type:ident { $($(#[$variant_doc:meta])* $variant:ident = $name:literal,)+ } $error:ident $what:literal) => {
+    (
+        $(#[$doc:meta])*
+        $type:ident { $($(#[$value_doc:meta])* $value:ident = $name:literal,)+ }
+        $error:ident $what:literal
+    ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
         pub enum $type {
-            $($(#[$variant_doc])* #[serde(rename = $name)] $variant,)+
+            $($(#[$value_doc])* #[serde(rename = $name)] $value,)+
         }
 
         impl $type {
             /// Every value.
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
+            pub const ALL: &[Self] = &[$(Self::$value),+];
 
             /// The name in tables and the HTTP API.
             pub const fn as_str(self) -> &'static str {
                 match self {
-                    $(Self::$variant => $name,)+
+                    $(Self::$value => $name,)+
                 }
             }
         }
