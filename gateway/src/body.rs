@@ -258,3 +258,295 @@ impl Fields {
         self.max_output = self.max_output.max(json::count(value));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const JSON: Option<&str> = Some("application/json; charset=utf-8");
+
+    #[track_caller]
+    fn read(text: &str) -> Body<'_> {
+        Body::read(text.as_bytes(), JSON, None, 1 << 20).unwrap()
+    }
+
+    fn parsed(bytes: &[u8]) -> Value {
+        serde_json::from_slice(bytes).unwrap()
+    }
+
+    /// The body with usage asked for, where that takes an edit.
+    fn asking(text: &str) -> Option<String> {
+        let edit = read(text).include_usage(Api::OpenAiChat)?;
+        Some(String::from_utf8(apply(text.as_bytes(), vec![edit])).unwrap())
+    }
+
+    #[test]
+    fn the_members_that_matter() {
+        let body = read(r#"{"messages":[{"model":"no"}],"model":"gpt-4.1","stream":true,"max_completion_tokens":500}"#);
+        assert_eq!(
+            (body.model().unwrap().as_ref(), body.streams(), body.max_output()),
+            ("gpt-4.1", true, Some(500))
+        );
+        let body = read(r#"{"model":"m","stream":"true","max_tokens":"many","max_output_tokens":7}"#);
+        assert_eq!((body.streams(), body.max_output()), (false, Some(7)));
+        let body = read(r#"{"contents":[],"generationConfig":{"maxOutputTokens":64}}"#);
+        assert_eq!((body.model(), body.max_output()), (None, Some(64)));
+    }
+
+    #[test]
+    fn parsers_take_the_last_of_several_and_read_escapes_in_keys() {
+        assert_eq!(read(r#"{"model":"a","model":"b"}"#).model().unwrap(), "b");
+        assert_eq!(read(r#"{"mod\u0065l":"a"}"#).model().unwrap(), "a");
+        assert_eq!(read(r#"{"model":"\u0061\"b"}"#).model().unwrap(), "a\"b");
+        assert_eq!(
+            read(" \u{feff}{}").model(),
+            None,
+            "a byte order mark stands first or is none"
+        );
+    }
+
+    #[test]
+    fn trap_13_every_model_that_some_parser_could_take_is_seen() {
+        let body = read(r#"{"Model":"x","model":"a","model":null,"model":["b"],"model":"c"}"#);
+        let all = body
+            .all_models()
+            .map(|model| model.map(Cow::into_owned))
+            .collect::<Vec<_>>();
+        let text = |model: &str| Some(model.to_owned());
+        assert_eq!(all, [text("c"), text("x"), text("a"), None, None]);
+    }
+
+    #[test]
+    fn a_body_that_is_not_what_it_says_is_refused() {
+        for text in ["{\"model\":", "not json", "{}{}", "{\"a\":1}}", "\u{0}"] {
+            let read = Body::read(text.as_bytes(), JSON, None, 1 << 20);
+            assert!(matches!(read, Err(BodyError::NotJson(_))), "{text}");
+        }
+        let nested = "[".repeat(100_000);
+        assert!(matches!(
+            Body::read(nested.as_bytes(), JSON, None, 1),
+            Err(BodyError::NotJson(Fault::TooDeep))
+        ));
+    }
+
+    #[test]
+    fn what_is_no_json_is_left_alone() {
+        let unread = |bytes: &[u8], content_type| {
+            let body = Body::read(bytes, content_type, None, 1 << 20).unwrap();
+            assert!(!body.is_read());
+            assert_eq!(body.include_usage(Api::OpenAiChat), None);
+        };
+        unread(b"", JSON);
+        unread(b"--x\r\n{\"model\":\"a\"}", Some("multipart/form-data; boundary=x"));
+        unread(b"{\"model\":\"a\"}", Some("application/octet-stream"));
+        unread(b"{\"model\":\"a\"}", Some("audio/wav"));
+        unread(b"a=b", Some("application/x-www-form-urlencoded"));
+        unread(b"\x00\x01", None);
+    }
+
+    #[test]
+    fn json_that_does_not_say_so_is_read_nevertheless() {
+        for content_type in [
+            None,
+            Some("application/x-www-form-urlencoded"),
+            Some("text/plain"),
+            Some("text/json"),
+        ] {
+            let body = Body::read(br#"{"model":"a"}"#, content_type, None, 1 << 20).unwrap();
+            assert_eq!(body.model().unwrap(), "a", "{content_type:?}");
+        }
+        assert!(
+            Body::read(b"[1,2]", JSON, None, 1 << 20).unwrap().is_read(),
+            "JSON of another shape"
+        );
+    }
+
+    #[test]
+    fn trap_05_usage_is_asked_for_where_a_streamed_chat_call_lacks_it() {
+        let table = [
+            (
+                r#"{"stream":true}"#,
+                r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
+            ),
+            (
+                r#"{"stream": true , "n":1}"#,
+                r#"{"stream": true,"stream_options":{"include_usage":true} , "n":1}"#,
+            ),
+            (
+                r#"{"stream":true,"stream_options":{}}"#,
+                r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
+            ),
+            (
+                r#"{"stream":true,"stream_options":{ "a":1}}"#,
+                r#"{"stream":true,"stream_options":{"include_usage":true, "a":1}}"#,
+            ),
+            (
+                r#"{"stream_options":null,"stream":true}"#,
+                r#"{"stream_options":{"include_usage":true},"stream":true}"#,
+            ),
+            (
+                r#"{"stream":true,"stream_options":{"include_usage": false}}"#,
+                r#"{"stream":true,"stream_options":{"include_usage": true}}"#,
+            ),
+        ];
+        for (before, after) in table {
+            assert_eq!(asking(before).as_deref(), Some(after));
+        }
+    }
+
+    #[test]
+    fn usage_that_is_asked_for_or_not_streamed_is_left_alone() {
+        for text in [
+            r#"{"stream":true,"stream_options":{"include_usage":true}}"#,
+            r#"{"stream":true,"stream_options":{"include_usage":false,"include_us\u0061ge":true}}"#,
+            r#"{"stream":true,"stream_options":"odd"}"#,
+            r#"{"stream":false}"#,
+            r#"{"stream":true,"stream":false}"#,
+            r#"{"stream":null}"#,
+            r#"{}"#,
+        ] {
+            assert_eq!(asking(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn trap_07_stream_options_go_into_no_other_dialect() {
+        let body = read(r#"{"stream":true}"#);
+        for api in [
+            Api::AnthropicMessages,
+            Api::OpenAiResponses,
+            Api::GoogleStreamGenerate,
+            Api::OpenAiCompletions,
+        ] {
+            assert_eq!(body.include_usage(api), None, "{api:?}");
+        }
+    }
+
+    #[test]
+    fn trap_18_an_edit_leaves_every_other_byte_as_it_was() {
+        let text = "{\"seed\":12345678901234567890,\"t\":1.0,\"stream\":true,\"b\":2,\"b\":1e2,\n\t\"model\" : \"old\",\"x\":\"\\u00e9\"}";
+        let body = read(text);
+        let edits = vec![
+            body.with_model("n\"ew").unwrap(),
+            body.include_usage(Api::OpenAiChat).unwrap(),
+        ];
+        let expected = "{\"seed\":12345678901234567890,\"t\":1.0,\"stream\":true,\"stream_options\":{\"include_usage\":true},\
+            \"b\":2,\"b\":1e2,\n\t\"model\" : \"n\\\"ew\",\"x\":\"\\u00e9\"}";
+        assert_eq!(String::from_utf8(apply(text.as_bytes(), edits)).unwrap(), expected);
+    }
+
+    #[test]
+    fn trap_21_a_compressed_body_is_read_from_a_copy_and_never_edited() {
+        let text = br#"{"model":"gpt-5","stream":true}"#;
+        let gzip = || {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(text).unwrap();
+            encoder.finish().unwrap()
+        };
+        let zlib = || {
+            let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(text).unwrap();
+            encoder.finish().unwrap()
+        };
+        let raw = || {
+            let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(text).unwrap();
+            encoder.finish().unwrap()
+        };
+        let zstd = zstd::encode_all(&text[..], 3).unwrap();
+        for (encoding, bytes) in [
+            ("gzip", gzip()),
+            ("X-Gzip", gzip()),
+            ("deflate", zlib()),
+            ("deflate", raw()),
+            ("zstd", zstd),
+        ] {
+            let body = Body::read(&bytes, JSON, Some(encoding), 1 << 20).unwrap();
+            assert_eq!(body.model().unwrap(), "gpt-5", "{encoding}");
+            assert_eq!(
+                (body.include_usage(Api::OpenAiChat), body.with_model("x")),
+                (None, None)
+            );
+        }
+    }
+
+    #[test]
+    fn trap_21_bombs_broken_and_unknown_encodings() {
+        let bomb = zstd::encode_all(&vec![b' '; 1 << 20][..], 3).unwrap();
+        assert!(bomb.len() < 1000);
+        let read = |bytes: &[u8], encoding| Body::read(bytes, JSON, Some(encoding), 1000).map(|body| body.is_read());
+        assert_eq!(read(&bomb, "zstd"), Err(BodyError::DecodedTooLarge { max_bytes: 1000 }));
+        assert_eq!(read(b"{}", "gzip"), Err(BodyError::NotEncoded("gzip")));
+        assert_eq!(read(b"{}", "zstd"), Err(BodyError::NotEncoded("zstd")));
+        assert_eq!(read(b"{}", "br"), Ok(false));
+        assert_eq!(read(b"{}", "identity"), Ok(true));
+    }
+
+    fn any_body() -> impl Strategy<Value = Value> {
+        let options = prop_oneof![
+            Just(json!(null)),
+            Just(json!({})),
+            Just(json!({"include_usage": false})),
+            Just(json!({"include_usage": true, "x": [1]})),
+            Just(json!({"x": {"include_usage": 1}})),
+        ];
+        let other = proptest::collection::btree_map("[a-z\"\\\\é]{1,4}", any::<i64>().prop_map(Value::from), 0..4);
+        (other, proptest::option::of(options), any::<String>(), any::<bool>()).prop_map(
+            |(other, options, model, first)| {
+                let mut map: serde_json::Map<String, Value> = other.into_iter().collect();
+                if first {
+                    map.insert("model".to_owned(), model.clone().into());
+                }
+                map.insert("stream".to_owned(), true.into());
+                options
+                    .into_iter()
+                    .for_each(|options| drop(map.insert("stream_options".to_owned(), options)));
+                map.insert("model".to_owned(), model.into());
+                Value::Object(map)
+            },
+        )
+    }
+
+    proptest! {
+        /// Editing, then parsing, is parsing, then editing; and what was not edited is there byte for byte.
+        #[test]
+        fn trap_18_edits_are_what_they_claim(value in any_body(), model in any::<String>(), pretty in any::<bool>()) {
+            let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
+            let body = Body::read(text.as_bytes(), JSON, None, 1 << 20).unwrap();
+            let edits = [body.with_model(&model), body.include_usage(Api::OpenAiChat)].into_iter().flatten().collect::<Vec<_>>();
+            let edited = apply(text.as_bytes(), edits.clone());
+
+            let mut expected = value;
+            expected["model"] = model.into();
+            if expected.get("stream_options").is_none_or(Value::is_null) {
+                expected["stream_options"] = json!({});
+            }
+            expected["stream_options"]["include_usage"] = true.into();
+            prop_assert_eq!(parsed(&edited), expected);
+
+            // Taking the replacements out again leaves the bytes around them.
+            let mut rest = edited.as_slice();
+            let mut done = 0;
+            let mut sorted = edits;
+            sorted.sort_by_key(|edit| edit.range.start);
+            for edit in sorted {
+                let kept = &text.as_bytes()[done..edit.range.start];
+                rest = rest.strip_prefix(kept).unwrap().strip_prefix(edit.with.as_slice()).unwrap();
+                done = edit.range.end;
+            }
+            prop_assert_eq!(rest, &text.as_bytes()[done..]);
+        }
+
+        #[test]
+        fn no_body_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80), encoding in "gzip|deflate|zstd|") {
+            if let Ok(body) = Body::read(&bytes, JSON, Some(&encoding), 1000) {
+                let _ = (body.model(), body.streams(), body.include_usage(Api::OpenAiChat), body.with_model("x"));
+            }
+        }
+    }
+}

@@ -575,7 +575,8 @@ mod tests {
         fn members_are_a_parsers_members(value in any_json(), pretty in any::<bool>()) {
             let json = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
             prop_assert_eq!(whole(json.as_bytes()), Ok(()));
-            if let Value::Object(map) = &value {
+            // Read again, because a parser may round a float.
+            if let Value::Object(map) = &serde_json::from_str::<Value>(&json).unwrap() {
                 let members = Members::of(json.as_bytes()).unwrap().map(Result::unwrap).collect::<Vec<_>>();
                 prop_assert_eq!(members.len(), map.len());
                 for (member, (key, value)) in members.iter().zip(map) {

@@ -53,3 +53,95 @@ fn same(allowed: &str, asked: &str) -> bool {
 fn short(model: &str) -> &str {
     model.strip_prefix("models/").unwrap_or(model)
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::*;
+    use crate::route::{Route, route};
+
+    #[track_caller]
+    fn check_post(target: &str, text: &str, content_type: &str, encoding: Option<&str>) -> Result<(), String> {
+        let Ok(Route::DataPlane(call)) = route(&Method::POST, target.as_bytes(), &HeaderMap::new()) else {
+            panic!("{target} is no call");
+        };
+        let call = call.with_provider(None).unwrap();
+        let body = Body::read(text.as_bytes(), Some(content_type), encoding, 1 << 20).unwrap();
+        let allowed = ["gpt-5".to_owned(), "gemini-2.5-pro".to_owned()];
+        check(&call, target.as_bytes(), &body, &allowed).map_err(|refusal| refusal.message())
+    }
+
+    fn json(target: &str, text: &str) -> Result<(), String> {
+        check_post(target, text, "application/json", None)
+    }
+
+    #[test]
+    fn the_model_asked_for_must_be_one_of_the_tokens() {
+        assert_eq!(json("/v1/chat/completions", r#"{"model":"gpt-5"}"#), Ok(()));
+        let refused = Err("The model 'gpt-5-pro' is not allowed for this token".to_owned());
+        assert_eq!(json("/v1/chat/completions", r#"{"model":"gpt-5-pro"}"#), refused);
+        assert_eq!(json("/v1beta/models/gemini-2.5-pro:generateContent", "{}"), Ok(()));
+        assert!(json("/v1beta/models/gemini-2.5-flash:generateContent", "{}").is_err());
+        assert_eq!(
+            json("/v1beta/cachedContents", r#"{"model":"models/gemini-2.5-pro"}"#),
+            Ok(())
+        );
+        assert!(json("/v1/messages/count_tokens", r#"{"model":"claude"}"#).is_err());
+    }
+
+    #[test]
+    fn trap_13_no_shape_of_the_model_skips_the_check() {
+        for text in [
+            "{}",
+            r#"{"model":null}"#,
+            r#"{"model":["gpt-5"]}"#,
+            r#"{"model":{"a":"gpt-5"}}"#,
+            r#"{"model":5}"#,
+            r#"{"Model":"gpt-5"}"#,
+            r#"{"model":"gpt-5","model":"gpt-5-pro"}"#,
+            r#"{"model":"gpt-5-pro","model":"gpt-5"}"#,
+            r#"{"model":"gpt-5","MODEL":"gpt-5-pro"}"#,
+            r#"{"model":"gpt-5","mod\u0065l":"gpt-5-pro"}"#,
+            r#"{"model":"gpt-5 "}"#,
+            r#"[{"model":"gpt-5"}]"#,
+            "",
+        ] {
+            assert!(json("/v1/chat/completions", text).is_err(), "{text}");
+        }
+        assert!(
+            json(
+                "/v1beta/models/gemini-2.5-pro:batchEmbedContents",
+                r#"{"model":"other"}"#
+            )
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn trap_13_what_cannot_be_read_is_not_allowed() {
+        let unread = [
+            ("multipart/form-data; boundary=x", None),
+            ("application/json", Some("br")),
+        ];
+        for (content_type, encoding) in unread {
+            assert!(
+                check_post("/v1/audio/transcriptions", "--x", content_type, encoding).is_err(),
+                "{content_type}"
+            );
+        }
+        assert!(json("/v1/batches", r#"{"input_file_id":"file-1"}"#).is_err());
+    }
+
+    #[test]
+    fn calls_without_a_model_are_not_asked_for_one() {
+        for target in [
+            "/v1/models",
+            "/v1/files",
+            "/upload/v1beta/files",
+            "/v1/responses/resp_1/cancel",
+        ] {
+            assert_eq!(json(target, ""), Ok(()), "{target}");
+        }
+    }
+}

@@ -45,11 +45,6 @@ impl Boundaries {
             }
         }
     }
-
-    /// Whether what was read so far ends with a line's end, so that a field written now is not part of another.
-    pub fn at_line_start(&self) -> bool {
-        self.line_is_empty
-    }
 }
 
 /// Cuts a stream into whole events, as raw bytes. It copies only what lies across two chunks.
