@@ -1,6 +1,10 @@
 //! Thousands of streams on which almost nothing happens: what one costs in memory, and what all cost in CPU.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::Cell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use tokio::{
@@ -16,7 +20,6 @@ use crate::{
     },
     process,
 };
-use std::{cell::Cell, rc::Rc};
 
 /// What the target looked like before the streams and with all of them open.
 pub struct Run {
@@ -29,6 +32,8 @@ pub struct Run {
 
 /// One event each on every stream.
 const PERIOD: Duration = Duration::from_secs(2);
+/// More events than any run waits for.
+const ENDLESS: usize = 1_000_000;
 /// Connections being opened at a time.
 const OPENING: usize = 64;
 /// All streams must be open by then.
@@ -58,7 +63,9 @@ async fn measure(endpoint: &Endpoint, streams: usize, window: Duration) -> anyho
         }
         anyhow::Ok(())
     };
-    timeout(OPEN_WITHIN, all_open).await.context("the idle streams could not be opened in time")??;
+    timeout(OPEN_WITHIN, all_open)
+        .await
+        .context("the idle streams could not be opened in time")??;
     let (cpu_before, started) = (process::cpu(pid)?, Instant::now());
     sleep(window).await;
     let (cpu, window) = (process::cpu(pid)? - cpu_before, started.elapsed());
@@ -66,12 +73,26 @@ async fn measure(endpoint: &Endpoint, streams: usize, window: Duration) -> anyho
     if let Some(ended) = readers.try_join_next() {
         ended?.context("an idle stream")?;
     }
-    Ok(Run { streams, resident_before, resident_with, cpu, window })
+    Ok(Run {
+        streams,
+        resident_before,
+        resident_with,
+        cpu,
+        window,
+    })
 }
 
 /// What the first request makes a process allocate once is not what a stream costs.
 async fn warm_up(endpoint: &Endpoint) -> anyhow::Result<()> {
-    let mut connection = stream::open(endpoint, Shape { streams: 1, events: 1, period: Duration::from_millis(1) }).await?;
+    let mut connection = stream::open(
+        endpoint,
+        Shape {
+            streams: 1,
+            events: 1,
+            period: Duration::from_millis(1),
+        },
+    )
+    .await?;
     while !connection.read_some(|_| {}).await? {}
     Ok(())
 }
@@ -79,7 +100,15 @@ async fn warm_up(endpoint: &Endpoint) -> anyhow::Result<()> {
 /// Holds one stream for ever; counts itself as alive with its first event.
 async fn hold(endpoint: Endpoint, alive: Rc<Cell<usize>>, opening: Rc<Semaphore>) -> anyhow::Result<()> {
     let place = opening.acquire().await?;
-    let mut connection = stream::open(&endpoint, Shape { streams: 1, events: usize::MAX, period: PERIOD }).await?;
+    let mut connection = stream::open(
+        &endpoint,
+        Shape {
+            streams: 1,
+            events: ENDLESS,
+            period: PERIOD,
+        },
+    )
+    .await?;
     let mut heard = false;
     // The head has arrived: the stream is open, and the next one may be.
     connection.read_some(|_| heard = true).await?;

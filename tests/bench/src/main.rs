@@ -68,10 +68,17 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     let measured: Measured = rounds::measure(&fleet, &plan)?;
     let verdict = report::Verdict::of(&measured);
     match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&report::json(&setting, &measured, &verdict))?),
+        true => println!(
+            "{}",
+            serde_json::to_string_pretty(&report::json(&setting, &measured, &verdict))?
+        ),
         false => print!("{}", report::markdown(&setting, &measured, &verdict)),
     }
-    Ok(if args.check && verdict.missed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if args.check && verdict.missed() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 const MOCK_THREADS: usize = 2;

@@ -40,7 +40,9 @@ pub fn start(threads: usize) -> anyhow::Result<Mock> {
     let address = listener.local_addr()?;
     let workers: Vec<_> = (1..threads).map(|_| worker()).collect::<io::Result<_>>()?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("mock-0".into()).spawn(move || runtime.block_on(accept(listener, workers)))?;
+    std::thread::Builder::new()
+        .name("mock-0".into())
+        .spawn(move || runtime.block_on(accept(listener, workers)))?;
     Ok(Mock { address })
 }
 
@@ -56,7 +58,9 @@ fn worker() -> io::Result<Worker> {
             }
         }
     };
-    std::thread::Builder::new().name("mock-n".into()).spawn(move || runtime.block_on(work))?;
+    std::thread::Builder::new()
+        .name("mock-n".into())
+        .spawn(move || runtime.block_on(work))?;
     Ok(sender)
 }
 
@@ -66,7 +70,9 @@ async fn accept(listener: StdListener, workers: Vec<Worker>) -> anyhow::Result<(
     for turn in (0..=workers.len()).cycle() {
         let (stream, _) = listener.accept().await?;
         match workers.get(turn) {
-            Some(worker) => worker.send(stream.into_std()?).context("a worker of the mock has ended")?,
+            Some(worker) => worker
+                .send(stream.into_std()?)
+                .context("a worker of the mock has ended")?,
             None => drop(tokio::spawn(serve(stream))),
         }
     }
@@ -107,10 +113,17 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Resul
 fn parse(request: &[u8]) -> io::Result<Option<Asked>> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut head = httparse::Request::new(&mut headers);
-    let httparse::Status::Complete(head_bytes) = head.parse(request).map_err(io::Error::other)? else { return Ok(None) };
-    let length = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let httparse::Status::Complete(head_bytes) = head.parse(request).map_err(io::Error::other)? else {
+        return Ok(None);
+    };
+    let length = head
+        .headers
+        .iter()
+        .find(|header| header.name.eq_ignore_ascii_case("content-length"));
     let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok());
-    let Some(length) = length else { return Err(io::Error::other("the mock wants a content-length")) };
+    let Some(length) = length else {
+        return Err(io::Error::other("the mock wants a content-length"));
+    };
     let body = &request[head_bytes..];
     Ok((body.len() >= length).then(|| asked(body)))
 }
@@ -118,12 +131,21 @@ fn parse(request: &[u8]) -> io::Result<Option<Asked>> {
 /// The model's name says what is asked for: `json`, or `sse-<events>-<period in ms>`.
 fn asked(body: &[u8]) -> Asked {
     const STREAM: &[u8] = b"\"sse-";
-    let Some(at) = memchr::memmem::find(body, STREAM) else { return Asked::Json };
-    let mut numbers = body[at + STREAM.len()..].split(|byte| !byte.is_ascii_digit()).map(|digits| {
-        digits.iter().fold(0_u64, |number, digit| number * 10 + u64::from(digit - b'0'))
-    });
+    let Some(at) = memchr::memmem::find(body, STREAM) else {
+        return Asked::Json;
+    };
+    let mut numbers = body[at + STREAM.len()..]
+        .split(|byte| !byte.is_ascii_digit())
+        .map(|digits| {
+            digits
+                .iter()
+                .fold(0_u64, |number, digit| number * 10 + u64::from(digit - b'0'))
+        });
     let (events, period) = (numbers.next().unwrap_or(1), numbers.next().unwrap_or(1));
-    Asked::Stream { events: events as usize, period: Duration::from_millis(period) }
+    Asked::Stream {
+        events: events as usize,
+        period: Duration::from_millis(period),
+    }
 }
 
 fn json_answer() -> Vec<u8> {
@@ -186,7 +208,9 @@ mod tests {
     #[test]
     fn the_model_says_what_is_asked_for() {
         assert!(matches!(asked(br#"{"model":"json"}"#), Asked::Json));
-        let Asked::Stream { events, period } = asked(br#"{"model":"sse-100-10","stream":true}"#) else { panic!("a stream") };
+        let Asked::Stream { events, period } = asked(br#"{"model":"sse-100-10","stream":true}"#) else {
+            panic!("a stream")
+        };
         assert_eq!((events, period), (100, Duration::from_millis(10)));
     }
 }

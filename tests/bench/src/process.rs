@@ -39,7 +39,10 @@ fn cpu_of(path: &str) -> anyhow::Result<Duration> {
 pub fn resident(pid: u32) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/status");
     let status = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).with_context(|| format!("{path}: no VmRSS"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .with_context(|| format!("{path}: no VmRSS"))?;
     let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib * 1024)
 }
@@ -47,7 +50,13 @@ pub fn resident(pid: u32) -> anyhow::Result<u64> {
 /// Raises the limit on open descriptors to what is allowed; children inherit it. Returns the limit.
 pub fn raise_descriptor_limit() -> anyhow::Result<usize> {
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    )?;
     Ok(limit.maximum.map_or(usize::MAX, |limit| limit as usize))
 }
 
@@ -110,7 +119,10 @@ pub fn tail(log: &Path) -> String {
     lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
-#[expect(clippy::disallowed_methods, reason = "no runtime runs in this thread; there is nothing else to do meanwhile")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no runtime runs in this thread; there is nothing else to do meanwhile"
+)]
 pub fn pause(time: Duration) {
     std::thread::sleep(time);
 }

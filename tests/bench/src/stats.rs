@@ -33,7 +33,10 @@ impl Latencies {
             0 => 0.0,
             len => self.0[((len as f64 * share) as usize).min(len - 1)] as f64 / 1000.0,
         };
-        Percentiles { p50_us: at(0.50), p99_us: at(0.99) }
+        Percentiles {
+            p50_us: at(0.50),
+            p99_us: at(0.99),
+        }
     }
 }
 

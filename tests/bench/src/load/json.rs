@@ -39,7 +39,9 @@ struct Tally {
 
 async fn measure(endpoint: &Endpoint, window: Duration) -> anyhow::Result<Run> {
     let tally = Rc::new(Tally::default());
-    let callers: Vec<_> = (0..CONNECTIONS).map(|_| tokio::task::spawn_local(ask(endpoint.clone(), tally.clone()))).collect();
+    let callers: Vec<_> = (0..CONNECTIONS)
+        .map(|_| tokio::task::spawn_local(ask(endpoint.clone(), tally.clone())))
+        .collect();
     sleep(WARM_UP).await;
     let cpu = || endpoint.pid.map(process::cpu).transpose();
     let (target_before, generator_before, started) = (cpu()?, process::own_thread_cpu()?, Instant::now());

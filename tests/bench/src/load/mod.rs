@@ -33,7 +33,9 @@ impl Endpoint {
     pub fn stream_request(&self, events: usize, period: Duration) -> Vec<u8> {
         let model = format!("sse-{events}-{}", period.as_millis());
         let options = r#""stream":true,"stream_options":{"include_usage":true}"#;
-        self.request(&format!(r#"{{"model":"{model}",{options},"messages":[{{"role":"user","content":""#))
+        self.request(&format!(
+            r#"{{"model":"{model}",{options},"messages":[{{"role":"user","content":""#
+        ))
     }
 
     fn request(&self, opening: &str) -> Vec<u8> {
@@ -50,7 +52,11 @@ impl Endpoint {
     pub async fn connect(&self) -> anyhow::Result<Connection> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
-        Ok(Connection { stream, reader: Reader::default(), buffer: vec![0; READ_BYTES].into_boxed_slice() })
+        Ok(Connection {
+            stream,
+            reader: Reader::default(),
+            buffer: vec![0; READ_BYTES].into_boxed_slice(),
+        })
     }
 }
 

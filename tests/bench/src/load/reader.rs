@@ -69,7 +69,11 @@ impl Reader {
         let (bytes, rest) = input.split_at(left.min(input.len()));
         *input = rest;
         self.state = then(left - bytes.len());
-        if bytes.is_empty() { Step::More } else { Step::Body(bytes) }
+        if bytes.is_empty() {
+            Step::More
+        } else {
+            Step::Body(bytes)
+        }
     }
 
     /// What stands before `end`, once it is all there.
@@ -98,12 +102,17 @@ fn after_head(head: &[u8]) -> anyhow::Result<State> {
         bail!("answered {status}");
     }
     let field = |name: &str| {
-        let line = fields.split("\r\n").find(|line| line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)));
+        let line = fields.split("\r\n").find(|line| {
+            line.get(..name.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(name))
+        });
         line.map(|line| line[name.len()..].trim())
     };
     match field("content-length:") {
         Some(length) => Ok(State::Sized(length.parse()?)),
-        None => field("transfer-encoding:").map(|_| State::ChunkSize).context("an answer without a length"),
+        None => field("transfer-encoding:")
+            .map(|_| State::ChunkSize)
+            .context("an answer without a length"),
     }
 }
 
@@ -136,7 +145,8 @@ mod tests {
     #[test]
     fn answers_are_read_whatever_the_cuts() {
         let sized = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello".repeat(2);
-        let chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
+        let chunked =
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
         for piece in 1..chunked.len() {
             assert_eq!(read(&sized, piece), ("hellohello".to_owned(), 2));
             assert_eq!(read(chunked, piece), ("hello world".to_owned(), 1));

@@ -75,16 +75,23 @@ async fn measure(endpoint: &Endpoint, shape: Shape) -> anyhow::Result<Run> {
     })
 }
 
-async fn read(endpoint: Endpoint, shape: Shape, start: Instant, latencies: Rc<RefCell<Latencies>>) -> anyhow::Result<()> {
+async fn read(
+    endpoint: Endpoint,
+    shape: Shape,
+    start: Instant,
+    latencies: Rc<RefCell<Latencies>>,
+) -> anyhow::Result<()> {
     sleep_until(start.into()).await;
     let mut connection = open(&endpoint, shape).await?;
     let (mut marks, mut events) = (Marks::default(), 0);
     loop {
-        let on_event = |sent| {
-            latencies.borrow_mut().record(mock::epoch().elapsed().saturating_sub(sent));
+        let mut on_event = |sent| {
+            latencies
+                .borrow_mut()
+                .record(mock::epoch().elapsed().saturating_sub(sent));
             events += 1;
         };
-        let ended = connection.read_some(|bytes| marks.find(bytes, on_event)).await?;
+        let ended = connection.read_some(|bytes| marks.find(bytes, &mut on_event)).await?;
         if ended {
             anyhow::ensure!(events == shape.events, "{events} events of {} arrived", shape.events);
             return Ok(());
@@ -95,7 +102,10 @@ async fn read(endpoint: Endpoint, shape: Shape, start: Instant, latencies: Rc<Re
 /// Connects and sends the request for one stream.
 pub async fn open(endpoint: &Endpoint, shape: Shape) -> anyhow::Result<Connection> {
     let mut connection = endpoint.connect().await?;
-    connection.stream.write_all(&endpoint.stream_request(shape.events, shape.period)).await?;
+    connection
+        .stream
+        .write_all(&endpoint.stream_request(shape.events, shape.period))
+        .await?;
     Ok(connection)
 }
 
@@ -113,10 +123,15 @@ impl Marks {
             if !self.inside {
                 let Some(at) = memchr::memchr(MARK, bytes) else { return };
                 bytes = &bytes[at + 1..];
-                *self = Self { inside: true, ..Self::default() };
+                *self = Self {
+                    inside: true,
+                    ..Self::default()
+                };
             }
             while self.digits < MARK_DIGITS {
-                let Some((digit, rest)) = bytes.split_first() else { return };
+                let Some((digit, rest)) = bytes.split_first() else {
+                    return;
+                };
                 (self.sent, self.digits, bytes) = (self.sent * 10 + u64::from(digit - b'0'), self.digits + 1, rest);
             }
             found(Duration::from_nanos(self.sent));
@@ -134,7 +149,9 @@ mod tests {
         let body = format!("data: @{:016} x\n\ndata: y\n\n@{:016}@{:016}", 7, 1_000_000_000, 9);
         for piece in 1..body.len() {
             let (mut marks, mut found) = (Marks::default(), Vec::new());
-            body.as_bytes().chunks(piece).for_each(|bytes| marks.find(bytes, |sent| found.push(sent.as_nanos())));
+            body.as_bytes()
+                .chunks(piece)
+                .for_each(|bytes| marks.find(bytes, |sent| found.push(sent.as_nanos())));
             assert_eq!(found, [7, 1_000_000_000, 9]);
         }
     }
