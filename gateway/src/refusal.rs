@@ -6,7 +6,6 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::body::BodyError;
-use crate::body::BodyError;
 use crate::json::{Fault, MAX_DEPTH};
 use crate::route::PathRefusal;
 
@@ -228,8 +227,15 @@ impl Refusal {
 impl From<BodyError> for Refusal {
     fn from(error: BodyError) -> Self {
         match error {
-            BodyError::NotJson(_) => {
-                Self::InvalidRequest("The request's body is not the JSON that its content type says".to_owned())
+            BodyError::NotJson(fault) => {
+                let why = match fault {
+                    Fault::Truncated => "it ends too early".to_owned(),
+                    Fault::Syntax(at) => format!("unexpected byte at offset {at}"),
+                    Fault::TooDeep => format!("it is nested deeper than {MAX_DEPTH} levels"),
+                };
+                Self::InvalidRequest(format!(
+                    "The request's body is not the JSON that its content type says: {why}"
+                ))
             }
             BodyError::NotEncoded(encoding) => Self::InvalidRequest(format!(
                 "The request's body is not in the encoding that its header says: {encoding}"
@@ -252,24 +258,6 @@ impl From<PathRefusal> for Refusal {
             PathRefusal::MintsCredential => {
                 Self::Permission("Calls that hand out a provider credential are not allowed".to_owned())
             }
-        }
-    }
-}
-
-impl From<BodyError> for Refusal {
-    fn from(error: BodyError) -> Self {
-        match error {
-            BodyError::NotJson(Fault::Truncated) => Self::InvalidRequest("The request body is cut-off JSON".to_owned()),
-            BodyError::NotJson(Fault::Syntax(at)) => {
-                Self::InvalidRequest(format!("The request body is not JSON: unexpected byte at offset {at}"))
-            }
-            BodyError::NotJson(Fault::TooDeep) => {
-                Self::InvalidRequest(format!("The request body is nested deeper than {MAX_DEPTH} levels"))
-            }
-            BodyError::NotEncoded(name) => Self::InvalidRequest(format!("The request body is not valid {name}")),
-            BodyError::DecodedTooLarge { max_bytes } => Self::BodyTooLarge {
-                max_bytes: u64::try_from(max_bytes).unwrap_or(u64::MAX),
-            },
         }
     }
 }
