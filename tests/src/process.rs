@@ -54,17 +54,25 @@ impl Program {
     /// # Panics
     /// When it ends, or stays silent, before that.
     pub async fn start(command: Command) -> (Self, Value) {
+        Self::start_until(command, |line| serde_json::from_str(line).ok().filter(Value::is_object)).await
+    }
+
+    /// Starts a program and waits for a line that tells something.
+    ///
+    /// # Panics
+    /// When it ends, or stays silent, before that.
+    pub async fn start_until<T>(command: Command, tells: impl Fn(&str) -> Option<T>) -> (Self, T) {
         let (mut program, mut lines) = Self::spawn(command);
-        let ready = tokio::time::timeout(PATIENCE, async {
+        let told = tokio::time::timeout(PATIENCE, async {
             while let Some(line) = lines.recv().await {
-                if let Some(ready) = serde_json::from_str(&line).ok().filter(Value::is_object) {
-                    return Some(ready);
+                if let Some(told) = tells(&line) {
+                    return Some(told);
                 }
             }
             None
         });
-        match ready.await {
-            Ok(Some(ready)) => (program, ready),
+        match told.await {
+            Ok(Some(told)) => (program, told),
             Ok(None) => panic!(
                 "ended before it was ready: {:?}\n{}",
                 program.child.wait().await,
@@ -84,8 +92,14 @@ impl Program {
     /// # Panics
     /// When it does not end in time.
     pub async fn run(command: Command) -> (ExitStatus, String) {
+        Self::run_within(command, PATIENCE).await
+    }
+
+    /// Like [`Program::run`], for what takes longer.
+    pub async fn run_within(command: Command, patience: Duration) -> (ExitStatus, String) {
         let (mut program, mut lines) = Self::spawn(command);
-        let status = program.exit(PATIENCE).await;
+        let status = program.exit(patience).await;
+        // The outputs may hold more than was read when the program ended.
         while lines.recv().await.is_some() {}
         (status, program.log())
     }

@@ -1,0 +1,298 @@
+//! The official SDKs as acceptance tests: what works against the provider works through the gateway, and the request log
+//! says what the provider says. `tests/run` prepares the Python environment that they need.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ace_tests::{Ask, Dialect, Door, Program, World};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+/// How long one suite may take.
+const SUITE: Duration = Duration::from_secs(240);
+const KEY: &str = "real-key";
+
+#[tokio::test]
+async fn openai_sdk() {
+    suite(Dialect::OpenAi, "openai_py.py", "PROXY_BASE_OPENAI").await;
+}
+
+#[tokio::test]
+async fn anthropic_sdk() {
+    suite(Dialect::Anthropic, "anthropic_py.py", "PROXY_BASE_ANTHROPIC").await;
+}
+
+#[tokio::test]
+async fn gemini_sdk() {
+    suite(Dialect::Google, "gemini_py.py", "PROXY_BASE_GEMINI").await;
+}
+
+/// Runs one SDK's suite directly and through the gateway, and compares the results and the two logs.
+async fn suite(dialect: Dialect, script: &str, base: &'static str) {
+    let mock = Mock::start().await;
+    let direct = mock
+        .suite(script, "x", None, (base, &dialect.base_url(&mock.url())))
+        .await;
+    assert!(
+        direct.iter().all(|line| line.starts_with("ok ")) && direct.len() > 10,
+        "{direct:#?}"
+    );
+    let (world, token) = mock.behind_a_gateway(dialect).await;
+    mock.forget();
+    let proxy = format!("http://{}/api/remote/llm-proxy", world.door.address);
+    let through = mock
+        .suite(script, &token, Some(KEY), (base, &dialect.base_url(&proxy)))
+        .await;
+    assert_eq!(through, direct);
+    compare_logs(&world, &mock).await;
+}
+
+/// The simulated provider of the conformance suite.
+struct Mock {
+    address: SocketAddr,
+    log: PathBuf,
+    _program: Program,
+    _folder: TempDir,
+}
+
+impl Mock {
+    async fn start() -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let log = folder.path().join("mock.jsonl");
+        let free = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .expect("a free port");
+        let mut command = Command::new("node");
+        command
+            .arg(conformance("mock_provider.mjs"))
+            .arg("--port")
+            .arg(free.port().to_string())
+            .arg("--log")
+            .arg(&log);
+        let (program, ()) = Program::start_until(command, |line| line.starts_with("mock-llm on").then_some(())).await;
+        Self {
+            address: free,
+            log,
+            _program: program,
+            _folder: folder,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    async fn behind_a_gateway(&self, dialect: Dialect) -> (World, String) {
+        let world = World::builder().without_keys().start().await;
+        world.store_key(dialect, &dialect.base_url(&self.url()), KEY).await;
+        let token = world.token(dialect).await;
+        (world, token)
+    }
+
+    /// The results of a suite, without what differs from run to run: timings and notes.
+    async fn suite(&self, script: &str, token: &str, key: Option<&str>, base: (&str, &str)) -> Vec<String> {
+        let mut command = Command::new(python());
+        command
+            .arg(conformance(script))
+            .env("PROXY_TOKEN", token)
+            .env(base.0, base.1);
+        command.env("CONF_CTL", format!("{}/__ctl", self.url()));
+        if let Some(key) = key {
+            command.env("CONF_UPSTREAM_KEY", key);
+        }
+        let (_, output) = Program::run_within(command, SUITE).await;
+        let lines = output
+            .lines()
+            .filter(|line| line.starts_with("ok ") || line.starts_with("not ok "));
+        let untimed = lines.map(|line| {
+            if line.starts_with("ok ") {
+                line.split(" (").next().unwrap_or(line)
+            } else {
+                line
+            }
+        });
+        untimed.map(str::to_owned).collect()
+    }
+
+    fn forget(&self) {
+        std::fs::write(&self.log, "").expect("a file that can be written");
+    }
+
+    /// What the provider saw, in the order of arrival.
+    fn requests(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(&self.log).expect("a file that can be read");
+        let mut all: Vec<Value> = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
+        all.sort_by_key(|line: &Value| line["id"].as_i64());
+        all
+    }
+}
+
+fn conformance(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance").join(file)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "where the SDKs are is a setting of the stories"
+)]
+fn python() -> PathBuf {
+    std::env::var_os("OPENACE_TEST_PYTHON")
+        .expect("tests/run sets OPENACE_TEST_PYTHON, a Python with the SDKs")
+        .into()
+}
+
+/// Every request that the provider saw is a row of the log, with its tokens; and there are no others but those that the
+/// gateway refused itself.
+async fn compare_logs(world: &World, mock: &Mock) {
+    let seen = mock.requests();
+    let rows = ace_tests::eventually("every request in the log", async || {
+        let rows = world.alice.request_log(seen.len()).await;
+        let called: Vec<_> = rows
+            .into_iter()
+            .filter(|row| row["error_kind"] != "auth_error")
+            .collect();
+        (called.len() >= seen.len()).then_some(called)
+    })
+    .await;
+    let outline = |row: &Value| format!("{} {}", row["method"], row["path"]);
+    let (logged, expected): (Vec<_>, Vec<_>) = (rows.iter().map(outline).collect(), seen.iter().map(outline).collect());
+    assert_eq!(logged, expected);
+    for (row, line) in rows.iter().zip(&seen) {
+        compare_line(row, line);
+    }
+}
+
+fn compare_line(row: &Value, line: &Value) {
+    if line["end"] == "finish" && line["status"] != 200 {
+        assert_eq!(row["status"], line["status"], "{row}\n{line}");
+    }
+    if line["usage_sent"] == true {
+        assert_eq!(
+            (classes_of_row(row), &row["usage_source"]),
+            (classes(&line["usage"]), &json!("provider")),
+            "{row}\n{line}"
+        );
+    } else if line["usage"].is_object() {
+        assert_ne!(
+            row["usage_source"], "provider",
+            "the provider never sent its usage: {row}\n{line}"
+        );
+    }
+}
+
+fn classes_of_row(row: &Value) -> [i64; 6] {
+    [
+        "input",
+        "cache_read",
+        "cache_write_5m",
+        "cache_write_1h",
+        "output",
+        "reasoning",
+    ]
+    .map(|name| row[format!("{name}_tokens")].as_i64().unwrap_or(-1))
+}
+
+/// A provider's usage object in our classes: uncached input, cache read, cache written for 5 minutes and for an hour,
+/// output with its reasoning, reasoning.
+fn classes(usage: &Value) -> [i64; 6] {
+    let number = |pointer: &str| usage.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    if usage.get("promptTokenCount").is_some() {
+        let (cached, thoughts) = (number("/cachedContentTokenCount"), number("/thoughtsTokenCount"));
+        [
+            number("/promptTokenCount") - cached,
+            cached,
+            0,
+            0,
+            number("/candidatesTokenCount") + thoughts,
+            thoughts,
+        ]
+    } else if usage.get("prompt_tokens").is_some() {
+        let cached = number("/prompt_tokens_details/cached_tokens");
+        let reasoning = number("/completion_tokens_details/reasoning_tokens");
+        [
+            number("/prompt_tokens") - cached,
+            cached,
+            0,
+            0,
+            number("/completion_tokens"),
+            reasoning,
+        ]
+    } else if usage.get("cache_read_input_tokens").is_some() {
+        let hour = number("/cache_creation/ephemeral_1h_input_tokens");
+        let written = number("/cache_creation_input_tokens");
+        let read = number("/cache_read_input_tokens");
+        [
+            number("/input_tokens"),
+            read,
+            written - hour,
+            hour,
+            number("/output_tokens"),
+            0,
+        ]
+    } else {
+        let cached = number("/input_tokens_details/cached_tokens");
+        let reasoning = number("/output_tokens_details/reasoning_tokens");
+        [
+            number("/input_tokens") - cached,
+            cached,
+            0,
+            0,
+            number("/output_tokens"),
+            reasoning,
+        ]
+    }
+}
+
+/// Main calls whose answers the provider bills in unusual ways.
+fn billed() -> Vec<(Dialect, &'static str, Value, &'static str)> {
+    let chat = |stream: bool| json!({"model": "gpt-mock", "stream": stream, "messages": [{"role": "user", "content": "PROMPT"}]});
+    let responses = |stream: bool| json!({"model": "gpt-mock", "stream": stream, "input": "PROMPT"});
+    let messages = |stream: bool| json!({"model": "claude-mock", "stream": stream, "max_tokens": 9, "messages": [{"role": "user", "content": "PROMPT"}]});
+    let gemini = || json!({"contents": [{"role": "user", "parts": [{"text": "PROMPT"}]}]});
+    let chat_usage = r#"{"prompt_tokens":5000,"completion_tokens":700,"prompt_tokens_details":{"cached_tokens":4864},"completion_tokens_details":{"reasoning_tokens":512}}"#;
+    let huge = r#"{"prompt_tokens":3000000000,"completion_tokens":4000000000}"#;
+    let responses_usage = r#"{"input_tokens":5000,"output_tokens":700,"input_tokens_details":{"cached_tokens":4864},"output_tokens_details":{"reasoning_tokens":512}}"#;
+    let messages_usage = r#"{"input_tokens":3,"cache_read_input_tokens":90000,"cache_creation_input_tokens":2000,"cache_creation":{"ephemeral_5m_input_tokens":500,"ephemeral_1h_input_tokens":1500},"output_tokens":77}"#;
+    let written = r#"{"input_tokens":3,"cache_creation_input_tokens":2000,"output_tokens":77}"#;
+    let gemini_usage = r#"{"promptTokenCount":5000,"cachedContentTokenCount":4000,"candidatesTokenCount":70,"thoughtsTokenCount":512}"#;
+    let mut all = Vec::new();
+    for stream in [false, true] {
+        all.push((Dialect::OpenAi, "/v1/chat/completions", chat(stream), chat_usage));
+        all.push((Dialect::OpenAi, "/v1/chat/completions", chat(stream), huge));
+        all.push((Dialect::OpenAi, "/v1/responses", responses(stream), responses_usage));
+        all.push((Dialect::Anthropic, "/v1/messages", messages(stream), messages_usage));
+        all.push((Dialect::Anthropic, "/v1/messages", messages(stream), written));
+    }
+    let gemini_paths = [
+        "generateContent",
+        "streamGenerateContent",
+        "streamGenerateContent?alt=sse",
+    ];
+    let gemini_paths = gemini_paths.map(|call| format!("/v1beta/models/gemini-mock:{call}").leak() as &'static str);
+    all.extend(gemini_paths.map(|path| (Dialect::Google, path, gemini(), gemini_usage)));
+    all
+}
+
+#[tokio::test]
+async fn trap_2_every_class_of_tokens_is_logged_as_it_was_billed() {
+    let mock = Mock::start().await;
+    let (world, _) = mock.behind_a_gateway(Dialect::OpenAi).await;
+    world.store_key(Dialect::Anthropic, &mock.url(), KEY).await;
+    world.store_key(Dialect::Google, &mock.url(), KEY).await;
+    for (dialect, path, body, usage) in billed() {
+        let prompt = format!("hello @usage={usage} @end").replace('"', "\\\"");
+        let body = body.to_string().replace("PROMPT", &prompt);
+        let ask = Ask::post(path).header("content-type", "application/json").body(body);
+        let answer = Door::plain(world.door.address)
+            .call(&dialect.authorize(ask, &world.token(dialect).await))
+            .await;
+        answer.expect(200);
+    }
+    assert!(mock.requests().iter().all(|line| line["usage_sent"] == true));
+    compare_logs(&world, &mock).await;
+}
