@@ -24,7 +24,7 @@ fn gateway(answers: &[&'static str]) -> (SocketAddr, Receiver<String>) {
             stream.write_all(answer.as_bytes()).unwrap();
         }
         // Keeps a silent gateway's connection open until the client leaves.
-        let _ = stream.read(&mut [0; 64]);
+        while stream.read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
     });
     (address, asked)
 }
