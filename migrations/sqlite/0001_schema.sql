@@ -208,7 +208,7 @@ CREATE TABLE request_ledger (
 CREATE INDEX request_ledger_by_time ON request_ledger (started_at, id);
 CREATE INDEX request_ledger_by_user ON request_ledger (user_id, started_at, id);
 
--- Append only. `hash` = HMAC over the entry and the hash before it.
+-- Append only. `hash` = HMAC over the entry and the hash before it, with a key made of the master key `key_id`.
 CREATE TABLE audit_log (
     id            INTEGER PRIMARY KEY AUTOINCREMENT,
     at            INTEGER NOT NULL,
@@ -222,11 +222,12 @@ CREATE TABLE audit_log (
     ip            TEXT NOT NULL,
     request_id    TEXT NOT NULL,
     result        TEXT NOT NULL,
+    key_id        TEXT NOT NULL,
     previous_hash TEXT NOT NULL,
     hash          TEXT NOT NULL UNIQUE
 ) STRICT;
 
-CREATE INDEX audit_log_by_time ON audit_log (at);
+CREATE INDEX audit_log_by_time ON audit_log (at, id);
 CREATE INDEX audit_log_by_actor ON audit_log (actor_user_id, id);
 CREATE INDEX audit_log_by_action ON audit_log (action, id);
 

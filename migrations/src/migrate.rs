@@ -189,8 +189,8 @@ mod tests {
     async fn the_audit_log_is_append_only() {
         for database in test_databases().await {
             sqlx::query(
-                "INSERT INTO audit_log (at, actor_name, action, target, ip, request_id, result, previous_hash, hash)
-                 VALUES (0, 'a', 'a', 'a', 'a', 'a', 'ok', '', 'h')",
+                "INSERT INTO audit_log (at, actor_name, action, target, ip, request_id, result, key_id, previous_hash, hash)
+                 VALUES (0, 'a', 'a', 'a', 'a', 'a', 'ok', 'k', '', 'h')",
             )
             .execute(&database.db.write)
             .await

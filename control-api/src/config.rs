@@ -1,0 +1,48 @@
+//! What the control plane is told when it starts: limits and rules, no secrets.
+
+use std::time::Duration;
+
+use ace_policies::config::Config;
+use ace_policies::ssrf::{EgressAllow, EgressError};
+
+/// The settings of the control plane.
+#[derive(Clone, Debug)]
+pub struct ControlConfig {
+    /// Failed logins of one account from one address within `login_window`; one more and it is locked out.
+    pub login_max_failures: u32,
+    pub login_window: Duration,
+    /// How long a lock-out lasts.
+    pub login_lock: Duration,
+    /// How long a login lasts.
+    pub login_ttl: Duration,
+    /// How long a proxy token lasts when nothing is said.
+    pub token_ttl: Duration,
+    /// The longest life of a proxy token that may be asked for.
+    pub token_ttl_max: Duration,
+    /// Private hosts and networks that a provider key's base URL may name.
+    pub egress: EgressAllow,
+    /// Certificates to trust besides the system's when a provider key is tried out, in PEM.
+    pub ca_pem: Option<Vec<u8>>,
+    /// How long a request may take until its answer begins.
+    pub request_timeout: Duration,
+    /// How long requests under way are waited for when the program ends.
+    pub drain: Duration,
+}
+
+impl ControlConfig {
+    /// Takes the control plane's part of the configuration. `ca_pem` is the content of `upstream.ca_file`.
+    pub fn new(config: &Config, ca_pem: Option<Vec<u8>>) -> Result<Self, EgressError> {
+        Ok(Self {
+            login_max_failures: config.login.max_failures,
+            login_window: Duration::from_secs(config.login.window_s),
+            login_lock: Duration::from_secs(config.login.lock_s),
+            login_ttl: Duration::from_secs(config.login.session_ttl_s),
+            token_ttl: Duration::from_secs(config.auth.token_ttl_s),
+            token_ttl_max: Duration::from_secs(config.auth.token_ttl_max_s),
+            egress: EgressAllow::parse(&config.egress.allow)?,
+            ca_pem,
+            request_timeout: Duration::from_millis(config.timeouts.control),
+            drain: Duration::from_millis(config.timeouts.drain),
+        })
+    }
+}

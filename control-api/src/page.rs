@@ -1,0 +1,189 @@
+//! Lists in pages, by key and not by number: a page costs the same however far down it is, and nothing is shown twice
+//! because something was added meanwhile.
+
+use std::fmt::Write;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use sqlx::any::AnyRow;
+use sqlx::{AnyPool, AssertSqlSafe};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::error::ApiError;
+
+/// How many rows a page has when nothing is said.
+const DEFAULT_LIMIT: i64 = 50;
+
+/// The longest page.
+pub(crate) const MAX_LIMIT: i64 = 500;
+
+/// The number of rows asked for, within its bounds.
+pub(crate) fn limit(asked: Option<i64>) -> Result<i64, ApiError> {
+    match asked.unwrap_or(DEFAULT_LIMIT) {
+        limit @ 1..=MAX_LIMIT => Ok(limit),
+        _ => Err(ApiError::field(
+            "limit",
+            format_args!("must be between 1 and {MAX_LIMIT}"),
+        )),
+    }
+}
+
+/// Where a page ended: the sort key and id of its last row. Opaque to clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Cursor {
+    pub key: i64,
+    pub id: i64,
+}
+
+impl PartialSchema for Cursor {
+    fn schema() -> RefOr<Schema> {
+        String::schema()
+    }
+}
+
+impl ToSchema for Cursor {}
+
+impl FromStr for Cursor {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (key, id) = text.split_once('.').ok_or(())?;
+        Ok(Self {
+            key: key.parse().map_err(drop)?,
+            id: id.parse().map_err(drop)?,
+        })
+    }
+}
+
+impl Serialize for Cursor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}.{}", self.key, self.id))
+    }
+}
+
+impl<'de> Deserialize<'de> for Cursor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse()
+            .map_err(|()| D::Error::custom("expected the `next` of the page before"))
+    }
+}
+
+/// The rows of one page, and whether there are more.
+pub(crate) struct Rows {
+    pub rows: Vec<AnyRow>,
+    pub more: bool,
+}
+
+/// The WHERE of a list: only the filters that were asked for, so that the engine can use its indexes.
+#[derive(Default)]
+pub(crate) struct Filter {
+    clauses: String,
+    values: Vec<Value>,
+}
+
+pub(crate) enum Value {
+    Number(i64),
+    Text(String),
+}
+
+impl From<i64> for Value {
+    fn from(value: i64) -> Self {
+        Self::Number(value)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(value: &str) -> Self {
+        Self::Text(value.to_owned())
+    }
+}
+
+impl Filter {
+    /// Adds `<test> $n`, such as `"status = "`.
+    pub fn and(&mut self, test: &'static str, value: impl Into<Value>) -> &mut Self {
+        self.values.push(value.into());
+        self.clause(format_args!("{test} ${}", self.values.len()))
+    }
+
+    /// Adds the test only when there is a value to test for.
+    pub fn and_if(&mut self, test: &'static str, value: Option<impl Into<Value>>) -> &mut Self {
+        match value {
+            Some(value) => self.and(test, value),
+            None => self,
+        }
+    }
+
+    /// Goes on below a cursor; `columns` is the sort key and the id, such as `"(at, id)"`, newest first.
+    pub fn below(&mut self, columns: &'static str, cursor: Option<Cursor>) -> &mut Self {
+        let Some(cursor) = cursor else { return self };
+        self.values
+            .extend([Value::Number(cursor.key), Value::Number(cursor.id)]);
+        let last = self.values.len();
+        self.clause(format_args!("{columns} < (${}, ${last})", last - 1))
+    }
+
+    /// Fetches one page, and looks one row further to tell whether there are more.
+    pub async fn page(
+        &self,
+        pool: &AnyPool,
+        select: &'static str,
+        order: &'static str,
+        limit: i64,
+    ) -> Result<Rows, sqlx::Error> {
+        let clauses = &self.clauses;
+        // Every part of the text is a constant of ours; values are bound.
+        let sql = AssertSqlSafe(format!("{select} {clauses} ORDER BY {order} LIMIT {}", limit + 1));
+        let query = self.values.iter().fold(sqlx::query(sql), |query, value| match value {
+            Value::Number(number) => query.bind(*number),
+            Value::Text(text) => query.bind(text.clone()),
+        });
+        let mut rows = query.fetch_all(pool).await?;
+        let wanted = usize::try_from(limit).unwrap_or_default();
+        let more = rows.len() > wanted;
+        rows.truncate(wanted);
+        Ok(Rows { rows, more })
+    }
+
+    fn clause(&mut self, clause: std::fmt::Arguments<'_>) -> &mut Self {
+        let joint = if self.clauses.is_empty() { "WHERE" } else { " AND" };
+        write!(self.clauses, "{joint} {clause}").expect("writing to a String cannot fail");
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_reads_back_what_it_writes() {
+        let cursor = Cursor {
+            key: 1_700_000_000_000,
+            id: 42,
+        };
+        let text = serde_json::to_string(&cursor).unwrap();
+        assert_eq!(serde_json::from_str::<Cursor>(&text).unwrap(), cursor);
+        assert!("x.1".parse::<Cursor>().is_err());
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_tested() {
+        let mut filter = Filter::default();
+        filter
+            .and("user_id =", 7)
+            .and_if("provider =", None::<&str>)
+            .below("(at, id)", Some(Cursor { key: 1, id: 2 }));
+        assert_eq!(filter.clauses, "WHERE user_id = $1 AND (at, id) < ($2, $3)");
+    }
+
+    #[test]
+    fn the_length_of_a_page_is_bounded() {
+        assert_eq!(limit(None).unwrap(), 50);
+        assert_eq!(limit(Some(500)).unwrap(), 500);
+        for wrong in [0, -1, 501] {
+            assert!(limit(Some(wrong)).is_err());
+        }
+    }
+}
