@@ -113,3 +113,600 @@ impl Metered {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use http::{HeaderMap, Method};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::route::{Route, route};
+
+    const CHAT: &str = "/v1/chat/completions";
+    const RESPONSES: &str = "/v1/responses";
+    const EMBEDDINGS: &str = "/v1/embeddings";
+    const MESSAGES: &str = "/v1/messages";
+    const COUNT_TOKENS: &str = "/v1/messages/count_tokens";
+    const GENERATE: &str = "/v1beta/models/g:generateContent";
+    const STREAM: &str = "/v1beta/models/g:streamGenerateContent";
+
+    struct Recorded {
+        name: &'static str,
+        path: &'static str,
+        status: u16,
+        body: &'static [u8],
+        usage: Usage,
+        source: Source,
+        model: Option<&'static str>,
+        error: Option<&'static str>,
+    }
+
+    macro_rules! recorded {
+        ($name:literal, $path:expr, $usage:expr, $model:expr) => {
+            Recorded {
+                name: $name,
+                path: $path,
+                status: 200,
+                body: include_bytes!(concat!("../../fixtures/", $name)),
+                usage: $usage,
+                source: Source::Provider,
+                model: Some($model),
+                error: None,
+            }
+        };
+    }
+
+    const ZERO: Usage = Usage {
+        input: 0,
+        cache_read: 0,
+        cache_write_5m: 0,
+        cache_write_1h: 0,
+        output: 0,
+        reasoning: 0,
+        audio_input: 0,
+        audio_output: 0,
+    };
+    const IN_OUT: fn(u64, u64) -> Usage = |input, output| Usage { input, output, ..ZERO };
+
+    fn openai() -> Vec<Recorded> {
+        let responses = Usage {
+            input: 1081,
+            cache_read: 11264,
+            output: 678,
+            reasoning: 512,
+            ..ZERO
+        };
+        vec![
+            recorded!(
+                "openai_chat_stream.sse",
+                CHAT,
+                Usage {
+                    input: 86,
+                    cache_read: 1920,
+                    output: 300,
+                    reasoning: 128,
+                    ..ZERO
+                },
+                "gpt-4.1-2025-04-14"
+            ),
+            recorded!(
+                "openai_chat_tool_calls.sse",
+                CHAT,
+                Usage {
+                    input: 77,
+                    cache_read: 768,
+                    output: 97,
+                    reasoning: 60,
+                    ..ZERO
+                },
+                "deepseek-reasoner"
+            ),
+            recorded!(
+                "openai_chat_crlf.sse",
+                CHAT,
+                IN_OUT(9_007_199_254_740_993, 24),
+                "qwen3-coder-plus"
+            ),
+            recorded!("openai_chat_usage_in_every_chunk.sse", CHAT, IN_OUT(20, 2), "llama-4"),
+            Recorded {
+                source: Source::Estimated,
+                error: Some("server_error"),
+                ..recorded!("openai_chat_error.sse", CHAT, IN_OUT(0, 3), "gpt-4.1-2025-04-14")
+            },
+            recorded!(
+                "openai_chat.json",
+                CHAT,
+                Usage {
+                    audio_input: 100,
+                    audio_output: 180,
+                    ..IN_OUT(119, 210)
+                },
+                "gpt-audio-2025-08-28"
+            ),
+            recorded!(
+                "openai_embeddings.json",
+                EMBEDDINGS,
+                IN_OUT(24, 0),
+                "text-embedding-3-small"
+            ),
+            recorded!("openai_responses_stream.sse", RESPONSES, responses, "gpt-5.1-codex"),
+            recorded!("openai_responses.json", RESPONSES, responses, "gpt-5.1-codex"),
+            Recorded {
+                error: Some("server_error"),
+                ..recorded!("openai_responses_failed.sse", RESPONSES, IN_OUT(40, 0), "gpt-5.1-codex")
+            },
+        ]
+    }
+
+    fn anthropic() -> Vec<Recorded> {
+        let cached = Usage {
+            cache_read: 18432,
+            cache_write_5m: 1024,
+            cache_write_1h: 1024,
+            ..IN_OUT(12, 189)
+        };
+        let whole = Usage {
+            cache_read: 5,
+            cache_write_5m: 100,
+            cache_write_1h: 200,
+            ..IN_OUT(2095, 503)
+        };
+        let beside = Usage {
+            cache_read: 100,
+            cache_write_5m: 500,
+            ..IN_OUT(203_000, 4500)
+        };
+        vec![
+            recorded!(
+                "anthropic_messages_stream.sse",
+                MESSAGES,
+                cached,
+                "claude-opus-4-5-20251101"
+            ),
+            recorded!(
+                "anthropic_messages_cumulative.sse",
+                MESSAGES,
+                IN_OUT(10682, 510),
+                "claude-sonnet-4-5"
+            ),
+            recorded!(
+                "anthropic_messages_compaction.sse",
+                MESSAGES,
+                beside,
+                "claude-opus-4-5-20251101"
+            ),
+            recorded!("anthropic_messages.json", MESSAGES, whole, "claude-haiku-4-5-20251001"),
+            Recorded {
+                source: Source::Partial,
+                error: Some("overloaded_error"),
+                ..recorded!(
+                    "anthropic_messages_overloaded.sse",
+                    MESSAGES,
+                    IN_OUT(25, 5),
+                    "claude-opus-4-5-20251101"
+                )
+            },
+            Recorded {
+                source: Source::None,
+                model: None,
+                ..recorded!("anthropic_count_tokens.json", COUNT_TOKENS, ZERO, "")
+            },
+            Recorded {
+                status: 429,
+                source: Source::None,
+                model: None,
+                error: Some("rate_limit_error"),
+                ..recorded!("anthropic_error.json", MESSAGES, ZERO, "")
+            },
+        ]
+    }
+
+    fn google() -> Vec<Recorded> {
+        let streamed = Usage {
+            cache_read: 1024,
+            reasoning: 212,
+            ..IN_OUT(286, 243)
+        };
+        let audio = Usage {
+            reasoning: 27,
+            audio_input: 260,
+            audio_output: 15,
+            ..IN_OUT(363, 47)
+        };
+        vec![
+            recorded!("google_stream.sse", STREAM, streamed, "gemini-2.5-pro"),
+            recorded!("google_stream_array.json", STREAM, streamed, "gemini-2.5-pro"),
+            recorded!("google_generate.json", GENERATE, audio, "gemini-2.5-pro"),
+            recorded!("google_blocked.sse", STREAM, IN_OUT(8, 0), "gemini-2.5-flash"),
+            Recorded {
+                status: 429,
+                source: Source::None,
+                model: None,
+                error: Some("RESOURCE_EXHAUSTED"),
+                ..recorded!("google_error.json", STREAM, ZERO, "")
+            },
+        ]
+    }
+
+    fn all() -> impl Iterator<Item = Recorded> {
+        openai().into_iter().chain(anthropic()).chain(google())
+    }
+
+    fn streams() -> impl Iterator<Item = Recorded> {
+        all().filter(|answer| answer.name.ends_with(".sse"))
+    }
+
+    fn meter(path: &str, status: u16, content_type: &str, content_encoding: Option<&str>) -> Meter {
+        let Ok(Route::DataPlane(call)) = route(&Method::POST, path.as_bytes(), &HeaderMap::new()) else {
+            panic!("{path} is no call");
+        };
+        let head = Head {
+            status,
+            content_type: Some(content_type),
+            content_encoding,
+        };
+        Meter::new(&call.with_provider(None).unwrap(), &head, 1 << 20)
+    }
+
+    impl Recorded {
+        fn meter(&self, encoding: Option<&str>) -> Meter {
+            let kind = if self.name.ends_with(".sse") {
+                "text/event-stream; charset=utf-8"
+            } else {
+                "application/json"
+            };
+            meter(self.path, self.status, kind, encoding)
+        }
+
+        fn metered<'c>(&self, pieces: impl IntoIterator<Item = &'c [u8]>) -> Metered {
+            let mut meter = self.meter(None);
+            pieces.into_iter().for_each(|piece| meter.feed(piece));
+            meter.finish()
+        }
+
+        #[track_caller]
+        fn check(&self, metered: Metered, how: &str) {
+            let expected = Metered {
+                usage: self.usage,
+                source: self.source,
+                model_served: self.model.map(str::to_owned),
+                error_kind: self.error.map(str::to_owned),
+                skipped_events: 0,
+            };
+            assert_eq!(metered, expected, "{} {how}", self.name);
+        }
+    }
+
+    #[test]
+    fn trap_03_cumulative_figures_replace_each_other_whatever_the_cuts() {
+        for answer in all() {
+            for cut in 0..=answer.body.len() {
+                let (head, tail) = answer.body.split_at(cut);
+                answer.check(answer.metered([head, tail]), &format!("cut at {cut}"));
+            }
+            for long in 1..40 {
+                answer.check(
+                    answer.metered(answer.body.chunks(long)),
+                    &format!("in pieces of {long}"),
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn trap_08_a_compressed_stream_is_metered_from_a_decoded_copy() {
+        let gzip = |body: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(body).unwrap();
+            encoder.finish().unwrap()
+        };
+        let zlib = |body: &[u8]| {
+            let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(body).unwrap();
+            encoder.finish().unwrap()
+        };
+        for answer in all() {
+            let zstd = zstd::encode_all(answer.body, 3).unwrap();
+            for (encoding, body) in [
+                ("gzip", gzip(answer.body)),
+                ("deflate", zlib(answer.body)),
+                ("zstd", zstd),
+            ] {
+                for long in [1, 7, 100, body.len()] {
+                    let mut meter = answer.meter(Some(encoding));
+                    body.chunks(long).for_each(|piece| meter.feed(piece));
+                    assert_eq!(
+                        (meter.ending(), meter.broken()),
+                        (None, None),
+                        "nothing can be added to it"
+                    );
+                    answer.check(meter.finish(), &format!("as {encoding} in pieces of {long}"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn trap_08_what_cannot_be_decoded_is_estimated_and_says_so() {
+        for encoding in ["br", "gzip"] {
+            let mut meter = meter(CHAT, 200, "text/event-stream", Some(encoding));
+            meter.feed(&[0xff; 100]);
+            meter.feed(&[0xff; 100]);
+            let metered = meter.finish();
+            assert_eq!(metered.source, Source::Estimated, "{encoding}");
+            assert!(metered.usage.output >= 25, "{encoding}");
+        }
+    }
+
+    #[test]
+    fn trap_04_a_stream_that_breaks_off_is_charged_for_what_has_flowed() {
+        for answer in streams() {
+            let mut flowed = 0;
+            for cut in 0..answer.body.len() {
+                let metered = answer.metered([&answer.body[..cut]]);
+                assert_ne!(metered.source, Source::None, "{} broken off at {cut}", answer.name);
+                let output = metered.usage.output;
+                if metered.source != Source::Provider {
+                    assert!(
+                        output >= flowed,
+                        "{} broken off at {cut}: {output} after {flowed}",
+                        answer.name
+                    );
+                    flowed = output;
+                }
+            }
+            assert!(flowed > 0 || answer.usage.output == 0, "{}", answer.name);
+        }
+    }
+
+    #[test]
+    fn trap_04_a_hang_up_is_neither_free_nor_taken_for_the_whole() {
+        let hang_up = |answer: &Recorded, before: &str| {
+            let at = memchr::memmem::find(answer.body, before.as_bytes()).unwrap();
+            answer.metered([&answer.body[..at]]).with_estimated_input(400)
+        };
+        let chat = &openai()[0];
+        let metered = hang_up(chat, r#""choices":[],"usage":{"prompt_tokens":2006"#);
+        assert_eq!((metered.source, metered.usage), (Source::Estimated, IN_OUT(100, 26)));
+
+        let messages = &anthropic()[0];
+        let metered = hang_up(messages, "event: message_delta");
+        let cached = Usage {
+            output: 1 + 35,
+            ..messages.usage
+        };
+        assert_eq!(
+            (metered.source, metered.usage),
+            (Source::Partial, cached),
+            "input from message_start"
+        );
+
+        let stream = &google()[0];
+        let metered = hang_up(
+            stream,
+            "data: {\"candidates\":[{\"content\":{\"parts\":[{\"functionCall",
+        );
+        assert_eq!((metered.source, metered.usage.output), (Source::Partial, 17 + 212));
+
+        let metered = meter(CHAT, 200, "application/json", None)
+            .finish()
+            .with_estimated_input(4001);
+        assert_eq!(
+            (metered.source, metered.usage),
+            (Source::Estimated, IN_OUT(1001, 0)),
+            "before the first byte"
+        );
+    }
+
+    #[test]
+    fn an_answer_without_figures_is_estimated_by_its_text() {
+        let mut chat = meter(CHAT, 200, "application/json", None);
+        chat.feed(br#"{"choices":[{"message":{"content":"eight by"}}]}"#);
+        let metered = chat.finish();
+        assert_eq!((metered.source, metered.usage.output), (Source::Estimated, 2));
+
+        let mut speech = meter("/v1/audio/speech", 200, "audio/mpeg", None);
+        speech.feed(&[0; 4000]);
+        assert_eq!(speech.finish().source, Source::None, "its bytes are no text");
+
+        let mut embed = meter("/v1beta/models/g:embedContent", 200, "application/json", None);
+        embed.feed(br#"{"embedding":{"values":[0.1]}}"#);
+        let metered = embed.finish().with_estimated_input(40);
+        assert_eq!((metered.source, metered.usage), (Source::Estimated, IN_OUT(10, 0)));
+    }
+
+    #[test]
+    fn trap_18_odd_figures_are_read_as_well_as_they_can_be() {
+        let usage = |object: &str| {
+            let mut chat = meter(CHAT, 200, "application/json", None);
+            chat.feed(format!(r#"{{"usage":{object}}}"#).as_bytes());
+            let metered = chat.finish();
+            (metered.source, metered.usage)
+        };
+        let provider = |usage| (Source::Provider, usage);
+        assert_eq!(
+            usage(r#"{"prompt_tokens":"12","completion_tokens":3.9}"#),
+            provider(IN_OUT(12, 3))
+        );
+        assert_eq!(
+            usage(r#"{"prompt_tokens":-5,"completion_tokens":null}"#),
+            provider(ZERO)
+        );
+        assert_eq!(
+            usage(r#"{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":9}}"#)
+                .1
+                .input,
+            0
+        );
+        assert_eq!(
+            usage(r#"{"prompt_tokens":1e999,"completion_tokens":[1]}"#),
+            provider(IN_OUT(crate::json::MOST, 0))
+        );
+        assert_eq!(usage("null").0, Source::Estimated);
+        assert_eq!(usage("[]").0, Source::Estimated);
+    }
+
+    #[test]
+    fn trap_13_a_call_of_an_unknown_path_is_metered_where_it_tells_its_usage() {
+        let mut unknown = meter("/v1/brand/new", 200, "application/json", None);
+        unknown.feed(br#"{"usage":{"input_tokens":3,"output_tokens":4}}"#);
+        assert_eq!(unknown.finish().usage, IN_OUT(3, 4));
+    }
+
+    #[test]
+    fn framing_is_told_by_the_first_byte_where_the_content_type_lies() {
+        let mut chat = meter(CHAT, 200, "application/json", None);
+        chat.feed(b"\n");
+        chat.feed(openai()[0].body);
+        assert_eq!(chat.finish().usage, openai()[0].usage);
+        let mut chat = meter(CHAT, 200, "text/event-stream", None);
+        chat.feed(b" \n{\"usage\":{\"prompt_tokens\":1}}");
+        assert_eq!(chat.finish().usage, IN_OUT(1, 0));
+    }
+
+    #[test]
+    fn an_event_that_is_too_large_is_told() {
+        let Ok(Route::DataPlane(call)) = route(&Method::POST, CHAT.as_bytes(), &HeaderMap::new()) else {
+            panic!()
+        };
+        let mut meter = Meter::new(
+            &call,
+            &Head {
+                status: 200,
+                ..Head::default()
+            },
+            100,
+        );
+        meter.feed(format!("data: {{\"x\":\"{}\"}}\n\n", "y".repeat(200)).as_bytes());
+        assert_eq!(meter.finish().skipped_events, 1);
+    }
+
+    #[test]
+    fn a_stream_knows_its_own_end() {
+        for answer in streams() {
+            let mut whole = answer.meter(None);
+            whole.feed(answer.body);
+            assert!(whole.has_ended(), "{}", answer.name);
+            let mut begun = answer.meter(None);
+            begun.feed(&answer.body[..answer.body.len() / 3]);
+            assert!(!begun.has_ended(), "{}", answer.name);
+        }
+    }
+
+    #[test]
+    fn a_stopped_stream_ends_in_its_protocols_own_way() {
+        let stopped = |path: &str, kind: &str, begin: &str| {
+            let mut meter = meter(path, 200, kind, None);
+            meter.feed(begin.as_bytes());
+            meter.ending().map(|ending| String::from_utf8(ending).unwrap())
+        };
+        let sse = "text/event-stream";
+        let chat =
+            "data: {\"id\":\"c1\",\"created\":7,\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"abcd\"}}]}\n\n";
+        let ending = stopped(CHAT, sse, chat).unwrap();
+        assert!(
+            ending.contains(r#""finish_reason":"length""#) && ending.contains(r#""id":"c1""#),
+            "{ending}"
+        );
+        assert!(ending.ends_with("\n\ndata: [DONE]\n\n"), "{ending}");
+        assert_eq!(stopped(CHAT, sse, &chat[..chat.len() - 1]), None, "within an event");
+        assert_eq!(stopped(CHAT, "application/json", "{\"id\":"), None);
+
+        let responses = "event: response.created\ndata: {\"type\":\"response.created\",\"sequence_number\":0,\
+            \"response\":{\"id\":\"r1\",\"model\":\"m\"}}\n\n";
+        let ending = stopped(RESPONSES, sse, responses).unwrap();
+        assert!(ending.starts_with("event: response.incomplete\ndata: {"), "{ending}");
+        assert!(
+            ending.contains(r#""sequence_number":1"#) && ending.contains(r#""id":"r1""#),
+            "{ending}"
+        );
+
+        let block = "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":2}\n\n";
+        let names = |text: String| {
+            let names = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("event: "))
+                .map(str::to_owned);
+            names.collect::<Vec<_>>()
+        };
+        let all = ["content_block_stop", "message_delta", "message_stop"];
+        assert_eq!(names(stopped(MESSAGES, sse, block).unwrap()), all);
+        assert_eq!(
+            names(stopped(MESSAGES, sse, "event: ping\ndata: {}\n\n").unwrap()),
+            all[1..]
+        );
+
+        let element = r#"{"candidates":[{"content":{"parts":[{"text":"a"}]}}],"modelVersion":"g"}"#;
+        let ending = stopped(STREAM, sse, &format!("data: {element}\n\n")).unwrap();
+        assert!(ending.contains("MAX_TOKENS") && ending.ends_with("}\n\n"), "{ending}");
+        for begin in ["[", "[{},", "[{}"] {
+            let whole = format!("{begin}{}", stopped(STREAM, "application/json", begin).unwrap());
+            assert!(serde_json::from_str::<serde_json::Value>(&whole).is_ok(), "{whole}");
+        }
+        assert_eq!(stopped(STREAM, "application/json", "[{"), None);
+    }
+
+    #[test]
+    fn trap_19_only_a_broken_anthropic_stream_is_told_of() {
+        let broken = |path: &str, begin: &str| {
+            let mut meter = meter(path, 200, "text/event-stream", None);
+            meter.feed(begin.as_bytes());
+            meter.broken().map(|event| String::from_utf8(event).unwrap())
+        };
+        assert!(
+            broken(MESSAGES, "event: ping\ndata: {}\n\n")
+                .unwrap()
+                .starts_with("event: error\ndata: {\"type\":\"error\"")
+        );
+        assert!(
+            broken(MESSAGES, "event: ping\nda")
+                .unwrap()
+                .starts_with("\n\nevent: error\n")
+        );
+        assert_eq!(broken(CHAT, "data: {}\n\n"), None);
+        assert_eq!(broken(STREAM, "data: {}\n\n"), None);
+        assert_eq!(broken(MESSAGES, "{\"type\":"), None, "no stream");
+    }
+
+    #[test]
+    fn what_is_free_is_not_read() {
+        let mut free = meter("/v1/responses/resp_1/cancel", 200, "application/json", None);
+        free.feed(openai()[8].body);
+        assert_eq!(free.finish(), Metered::default());
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_do_not_matter(which in 0usize..22, pieces in proptest::collection::vec(1usize..300, 1..12)) {
+            let answer = all().nth(which).unwrap();
+            let mut rest = answer.body;
+            let mut cut = Vec::new();
+            for piece in pieces.iter().cycle() {
+                let (head, tail) = rest.split_at((*piece).min(rest.len()));
+                cut.push(head);
+                rest = tail;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            answer.check(answer.metered(cut), &format!("in pieces of {pieces:?}"));
+        }
+
+        #[test]
+        fn no_answer_makes_it_panic(
+            which in 0usize..22,
+            at in any::<prop::sample::Index>(),
+            noise in proptest::collection::vec(any::<u8>(), 1..6),
+        ) {
+            let answer = all().nth(which).unwrap();
+            let mut body = answer.body.to_vec();
+            let at = at.index(body.len());
+            body.splice(at..at + 1, noise);
+            let mut meter = answer.meter(None);
+            meter.feed(&body);
+            let _ = (meter.so_far(), meter.ending(), meter.broken(), meter.finish());
+        }
+    }
+}

@@ -154,3 +154,148 @@ fn comments(event: &[u8]) -> usize {
     }
     at
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const STREAM: &str = include_str!("../../fixtures/openai_chat_stream.sse");
+    const CRLF: &str = include_str!("../../fixtures/openai_chat_crlf.sse");
+    const TOOL_CALLS: &str = include_str!("../../fixtures/openai_chat_tool_calls.sse");
+    const IN_EVERY_CHUNK: &str = include_str!("../../fixtures/openai_chat_usage_in_every_chunk.sse");
+
+    fn filtered<'c>(pieces: impl IntoIterator<Item = &'c [u8]>) -> String {
+        let mut filter = UsageChunkFilter::default();
+        let mut out = Vec::new();
+        pieces.into_iter().for_each(|piece| filter.push(piece, &mut out));
+        filter.finish(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[track_caller]
+    fn filters(stream: &str, expected: &str) {
+        let bytes = stream.as_bytes();
+        for cut in 0..=bytes.len() {
+            let (head, tail) = bytes.split_at(cut);
+            assert_eq!(filtered([head, tail]), expected, "cut at {cut}");
+        }
+        for long in 1..40 {
+            assert_eq!(filtered(bytes.chunks(long)), expected, "in pieces of {long}");
+        }
+    }
+
+    /// A stream without the event in which a text stands.
+    fn without(stream: &str, text: &str, blank: &str) -> String {
+        let at = stream.find(text).unwrap();
+        let begin = stream[..at].rfind(blank).map_or(0, |begin| begin + blank.len());
+        let end = at + stream[at..].find(blank).unwrap() + blank.len();
+        format!("{}{}", &stream[..begin], &stream[end..])
+    }
+
+    #[test]
+    fn trap_06_the_usage_only_chunk_is_taken_out_and_every_other_byte_stays() {
+        filters(
+            STREAM,
+            &without(STREAM, r#""choices":[],"usage":{"prompt_tokens":2006"#, "\n\n"),
+        );
+        filters(CRLF, &without(CRLF, "9007199254740993", "\r\n\r\n"));
+        filters(IN_EVERY_CHUNK, &without(IN_EVERY_CHUNK, r#""choices":[]"#, "\n\n"));
+        let cr = STREAM.replace('\n', "\r");
+        filters(
+            &cr,
+            &without(&cr, r#""choices":[],"usage":{"prompt_tokens":2006"#, "\r\r"),
+        );
+    }
+
+    #[test]
+    fn what_only_looks_like_it_stays() {
+        for stream in [
+            TOOL_CALLS,
+            // Azure's first chunk, with filter results and no usage.
+            "data: {\"choices\":[],\"prompt_filter_results\":[{\"usage\":1}]}\n\n",
+            "data: {\"choices\":[],\"usage\":null}\n\n",
+            "data: {\"choices\":[{\"delta\":{}}],\"usage\":{\"prompt_tokens\":1}}\n\n",
+            "data: {\"usage\":{\"prompt_tokens\":1}}\n\n",
+            "data: {\"error\":{\"message\":\"\\\"choices\\\":[],\\\"usage\\\":{}\"}}\n\n",
+            "data: {\"x\":{\"choices\":[],\"usage\":{}},\"choices\":[1]}\n\n",
+            ": {\"choices\":[],\"usage\":{}}\n\n",
+            "event: x\r\nid: 1\r\n\r\n",
+            "data: {\"choices\":[],\"usage\":{\"a\"",
+            "",
+        ] {
+            filters(stream, stream);
+        }
+    }
+
+    #[test]
+    fn the_chunk_is_known_in_any_order_and_without_its_blank_line() {
+        filters(
+            "data: {\"usage\":{\"a\":1},\"choices\":[ ]}\n\ndata: [DONE]\n\n",
+            "data: [DONE]\n\n",
+        );
+        filters("data: {\"choices\" : [\t] , \"usage\" : {}}\n\n", "");
+        filters("data: {\"choices\":[],\"usage\":{}}", "");
+        filters("id: 7\ndata: {\"choices\":[],\"usage\":{}}\n\n", "");
+    }
+
+    #[test]
+    fn comments_before_the_chunk_stay() {
+        filters(
+            ": a\r\n: b\r\ndata: {\"choices\":[],\"usage\":{}}\r\n\r\n: c\n\n",
+            ": a\r\n: b\r\n: c\n\n",
+        );
+        filters(": a\r: b\rdata: {\"choices\":[],\"usage\":{}}\r\r", ": a\r: b\r");
+    }
+
+    #[test]
+    fn trap_24_an_ordinary_event_is_held_no_longer_than_to_its_first_choice() {
+        let event = r#"data: {"id":"x","model":"m","choices":[{"index":0,"delta":{"content":"hello"}}],"usage":null}"#;
+        let decided = event.find("{\"index\"").unwrap() + 1;
+        let mut filter = UsageChunkFilter::default();
+        let mut out = Vec::new();
+        for (at, byte) in event.bytes().enumerate() {
+            filter.push(&[byte], &mut out);
+            let expected = if at + 1 < decided { 0 } else { at + 1 };
+            assert_eq!(out.len(), expected, "after {} bytes", at + 1);
+        }
+        for done in ["data: [", "data: x", "data: \"", ": comment\n"] {
+            let (mut filter, mut out) = (UsageChunkFilter::default(), Vec::new());
+            filter.push(done.as_bytes(), &mut out);
+            assert_eq!(out, done.as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_grows_beyond_the_chunk_flows() {
+        let stream = format!("data: {{\"x\":\"{}\"", "y".repeat(MAX_HELD));
+        let (mut filter, mut out) = (UsageChunkFilter::default(), Vec::new());
+        filter.push(stream.as_bytes(), &mut out);
+        assert_eq!(out.len(), stream.len());
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_do_not_matter(
+            stream in proptest::collection::vec(prop_oneof![
+                Just("data: {\"choices\":[],\"usage\":{}}"), Just("data: {\"choices\":[1]}"), Just(": c"), Just("\n"),
+                Just("\r"), Just("\r\n"), Just("\n\n"), Just("\r\n\r\n"), Just("data: [DONE]"), Just("data: {"), Just("}"),
+            ], 0..20),
+            pieces in proptest::collection::vec(1usize..20, 1..6),
+        ) {
+            let stream = stream.concat();
+            let mut rest = stream.as_bytes();
+            let mut cut = Vec::new();
+            for piece in pieces.iter().cycle() {
+                let (head, tail) = rest.split_at((*piece).min(rest.len()));
+                cut.push(head);
+                rest = tail;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(filtered(cut), filtered([stream.as_bytes()]));
+        }
+    }
+}
