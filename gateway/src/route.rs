@@ -162,6 +162,18 @@ impl Call {
         })
     }
 
+    /// The second step of a Gemini upload: where it goes stands in the signed grant, not in a path of ours.
+    pub fn upload_step() -> Self {
+        Self {
+            provider: Provider::Google,
+            told_by: ToldBy::Claim,
+            api: Api::Upload,
+            websocket: false,
+            path_at: 0,
+            path_end: 0,
+        }
+    }
+
     /// Settles the call for the token's provider claim, if it has one; without, what the request said stands.
     pub fn with_provider(mut self, claim: Option<Provider>) -> Result<Self, PathRefusal> {
         if let Some(claim) = claim {

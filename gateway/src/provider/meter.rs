@@ -474,7 +474,7 @@ mod tests {
         let messages = &anthropic()[0];
         let metered = hang_up(messages, "event: message_delta");
         let cached = Usage {
-            output: 1 + 35,
+            output: 1 + 26,
             ..messages.usage
         };
         assert_eq!(

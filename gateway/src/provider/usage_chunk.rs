@@ -132,8 +132,9 @@ fn may_be_usage_only(begin: &[u8], scratch: &mut Vec<u8>) -> bool {
             .and_then(|rest| rest.trim_ascii_start().first().copied())
     };
     match json::begins(data, "choices") {
+        // Not reached yet, or just about to begin.
+        None | Some([]) => true,
         Some(choices) => choices.starts_with(b"[") && matches!(first_choice(choices), None | Some(b']')),
-        None => true,
     }
 }
 
