@@ -40,10 +40,14 @@ impl Latencies {
     }
 }
 
-/// The middle of `values`; 0 when there are none.
+/// The middle of `values`, or between the middle two; 0 when there are none.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
+    let at = |index: usize| values.get(index).copied().unwrap_or_default();
+    match values.len() {
+        0 => 0.0,
+        len => (at((len - 1) / 2) + at(len / 2)) / 2.0,
+    }
 }
 
 #[cfg(test)]
@@ -59,6 +63,7 @@ mod tests {
         let percentiles = latencies.percentiles();
         assert_eq!((percentiles.p50_us, percentiles.p99_us), (51.0, 100.0));
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![1.0, 4.0]), 2.5);
         assert_eq!(median(vec![]), 0.0);
     }
 }
