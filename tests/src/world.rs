@@ -104,7 +104,16 @@ impl Dialect {
 
     /// A main call without a credential.
     pub fn ask(self) -> Ask {
-        Ask::post(self.path()).json(&self.body())
+        self.post(self.path(), &self.body())
+    }
+
+    fn post(self, path: &str, body: &Value) -> Ask {
+        let ask = Ask::post(path).json(body);
+        if self == Self::Anthropic {
+            ask.header("anthropic-version", "2023-06-01")
+        } else {
+            ask
+        }
     }
 
     /// A main call without a credential that asks for a stream, and needs no help from the gateway to be metered.
@@ -116,7 +125,7 @@ impl Dialect {
         if self == Self::OpenAi {
             body["stream_options"] = json!({"include_usage": true});
         }
-        Ask::post(self.streaming_path()).json(&body)
+        self.post(self.streaming_path(), &body)
     }
 
     /// The request with this credential, where this dialect's clients put it.

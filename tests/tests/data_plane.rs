@@ -108,7 +108,7 @@ async fn who_is_behind_the_gateway_stays_with_the_gateway() {
 async fn trap_16_the_query_and_unknown_headers_survive() {
     let world = World::start().await;
     let token = world.token(Dialect::Anthropic).await;
-    let ask = Ask::post("/api/remote/llm-proxy/v1/messages?beta=true&x=%2F%20+&key&y=&key2=1")
+    let ask = Ask::post("/api/remote/llm-proxy/v1/messages?beta=true&x=%2F%20+&keys&y=&key2=1")
         .json(&Dialect::Anthropic.body());
     let ask = ask
         .header("anthropic-version", "2099-01-01")
@@ -119,7 +119,7 @@ async fn trap_16_the_query_and_unknown_headers_survive() {
         .header("X-Never-Heard-Of", "\t1  2 ");
     world.call(&ask.header("x-api-key", &token)).await.expect(200);
     let seen = world.provider.request();
-    assert_eq!(seen.line(), "POST /v1/messages?beta=true&x=%2F%20+&key&y=&key2=1");
+    assert_eq!(seen.line(), "POST /v1/messages?beta=true&x=%2F%20+&keys&y=&key2=1");
     assert_eq!(seen.head.all("anthropic-beta"), ["a-2025-01-01,b-2025-02-02", "c"]);
     assert_eq!(seen.header("anthropic-version").as_deref(), Some("2099-01-01"));
     assert_eq!(seen.header("x-never-heard-of").as_deref(), Some("1  2"));

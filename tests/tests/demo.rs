@@ -1,8 +1,9 @@
 //! `ace-gateway demo`: the first minute, as its printed lines say.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use ace_tests::{Door, PATIENCE, Program, program};
+use ace_tests::{Dialect, Door, PATIENCE, Program, Provider, program};
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -18,6 +19,12 @@ async fn demo(flags: &[&str]) -> (Program, Value, tempfile::TempDir) {
     (program, ready, home)
 }
 
+fn address(ready: &Value) -> SocketAddr {
+    let host = ready["url"].as_str().and_then(|url| url.strip_prefix("http://"));
+    host.and_then(|host| host.parse().ok())
+        .unwrap_or_else(|| panic!("no address in {ready}"))
+}
+
 /// Every `curl` command that the demo prints, lines that go on with a backslash joined.
 fn printed_commands(log: &str) -> Vec<String> {
     let joined = log.replace("\\\n", " ");
@@ -31,8 +38,19 @@ fn printed_commands(log: &str) -> Vec<String> {
 #[tokio::test]
 async fn the_ready_line_tells_everything_that_a_script_needs() {
     let (_program, ready, _home) = demo(&["--json"]).await;
-    for field in ["url", "metrics_url", "proxy_token", "admin_password"] {
-        assert!(ready[field].is_string(), "{field} is missing in {ready}");
+    let tokens = [
+        "/proxy_tokens/openai",
+        "/proxy_tokens/anthropic",
+        "/proxy_tokens/google",
+    ];
+    for field in ["/url", "/metrics_url", "/admin/username", "/admin/password"]
+        .iter()
+        .chain(&tokens)
+    {
+        assert!(
+            ready.pointer(field).is_some_and(Value::is_string),
+            "{field} is missing in {ready}"
+        );
     }
 }
 
@@ -78,18 +96,12 @@ async fn the_printed_commands_work() {
 #[tokio::test]
 async fn it_stops_when_it_is_asked_and_leaves_nothing_behind() {
     let (mut program, ready, home) = demo(&["--json"]).await;
-    let address = ready["url"]
-        .as_str()
-        .and_then(|url| url.rsplit('/').find(|part| part.contains(':')));
-    let address = address.and_then(|address| address.parse().ok()).expect("an address");
-    let token = ready["proxy_token"].as_str().unwrap_or_default();
-    for dialect in ace_tests::Dialect::ALL {
+    let door = Door::plain(address(&ready));
+    for dialect in Dialect::ALL {
+        let token = ready["proxy_tokens"][dialect.name()].as_str().unwrap_or_default();
         for ask in [dialect.ask(), dialect.streaming_ask()] {
-            let answer = Door::plain(address)
-                .call(&dialect.authorize(ask, token))
-                .await
-                .expect(200);
-            assert!(answer.text().contains("simulated provider"), "{}", answer.text());
+            let answer = door.call(&dialect.authorize(ask, token)).await.expect(200);
+            assert!(answer.text().contains("simulated "), "{}", answer.text());
         }
     }
     program.terminate();
@@ -100,4 +112,20 @@ async fn it_stops_when_it_is_asked_and_leaves_nothing_behind() {
         .map(|entry| entry.path())
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn an_own_server_can_stand_in_for_the_simulated_provider() {
+    let provider = Provider::start().await;
+    let upstream = format!("openai={}/v1,sk-own", provider.url());
+    let (_program, ready, _home) = demo(&["--json", "--upstream", &upstream]).await;
+    let door = Door::plain(address(&ready));
+    for dialect in [Dialect::OpenAi, Dialect::Anthropic] {
+        let token = ready["proxy_tokens"][dialect.name()].as_str().unwrap_or_default();
+        door.call(&dialect.authorize(dialect.ask(), token)).await.expect(200);
+    }
+    assert_eq!(
+        provider.request().header("authorization").as_deref(),
+        Some("Bearer sk-own")
+    );
 }

@@ -165,8 +165,8 @@ async fn no_key() {
 
 #[tokio::test]
 async fn a_body_that_is_too_large() {
-    let world = World::builder().config("limits", "max_body_bytes = 1000").start().await;
-    let spoil = |_, ask: Ask| ask.body(vec![b' '; 1001]);
+    let world = World::builder().config("limits", "max_body_bytes = 2000").start().await;
+    let spoil = |_, ask: Ask| ask.body(vec![b' '; 2001]);
     refused(
         &world,
         spoil,
