@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ace_policies::token::{Claims, kid_of};
 use ace_policies::KeyId;
+use ace_policies::token::{Claims, kid_of};
 use ace_policies::usage::{Source, Usage};
 use http::HeaderMap;
 use moka::sync::Cache;
@@ -80,7 +80,13 @@ pub struct Arrival<'r> {
 impl Gate {
     /// A gate over the store's view; remembers up to `verdicts` verified tokens.
     pub fn new(store: Store, ledger: Ledger, verdicts: u64, max_staleness: Duration) -> Self {
-        Self { store, ledger, verdicts: Cache::new(verdicts), turns: Turns::default(), max_staleness }
+        Self {
+            store,
+            ledger,
+            verdicts: Cache::new(verdicts),
+            turns: Turns::default(),
+            max_staleness,
+        }
     }
 
     /// The store.
@@ -152,14 +158,23 @@ impl Gate {
             return (now < verdict.claims.exp).then_some(verdict.claims);
         }
         let claims = Arc::new(snapshot.keyring.verify(token, now).ok()?);
-        let verdict = Verdict { claims: claims.clone(), keyring_version: snapshot.keyring_version };
+        let verdict = Verdict {
+            claims: claims.clone(),
+            keyring_version: snapshot.keyring_version,
+        };
         self.verdicts.insert(token.into(), verdict);
         Some(claims)
     }
 
     /// Takes the request's place in the ledger, checks the model and leases a key that serves it, or the model that `alias` puts
     /// in its place. A refusal of a known caller is recorded.
-    pub async fn admit(&self, caller: Authorized, arrival: &Arrival<'_>, body: &Body<'_>, alias: Option<&str>) -> Result<Admitted, Refusal> {
+    pub async fn admit(
+        &self,
+        caller: Authorized,
+        arrival: &Arrival<'_>,
+        body: &Body<'_>,
+        alias: Option<&str>,
+    ) -> Result<Admitted, Refusal> {
         let Authorized { claims, call } = caller;
         let asked = model::asked(&call, arrival.target.as_bytes(), body).map(|model| model.into_owned());
         let mut reservation = self.record(&claims, &call, arrival, None)?;
@@ -187,9 +202,17 @@ impl Gate {
     }
 
     /// Takes a request's place in the ledger.
-    pub fn record(&self, claims: &Arc<Claims>, call: &Call, arrival: &Arrival<'_>, key: Option<KeyId>) -> Result<Reservation, Refusal> {
+    pub fn record(
+        &self,
+        claims: &Arc<Claims>,
+        call: &Call,
+        arrival: &Arrival<'_>,
+        key: Option<KeyId>,
+    ) -> Result<Reservation, Refusal> {
         let entry = new_entry(claims, call, arrival, key);
-        self.ledger.reserve(entry, arrival.started).ok_or(unavailable("The ledger is behind; the request cannot be recorded"))
+        self.ledger
+            .reserve(entry, arrival.started)
+            .ok_or(unavailable("The ledger is behind; the request cannot be recorded"))
     }
 
     async fn lease(&self, claims: &Claims, call: &Call, model: Option<&str>) -> Result<KeyLease, Refusal> {
@@ -212,7 +235,10 @@ enum Checked {
 }
 
 fn unavailable(message: &'static str) -> Refusal {
-    Refusal::Unavailable { message, retry_after_s: RETRY_AFTER_S }
+    Refusal::Unavailable {
+        message,
+        retry_after_s: RETRY_AFTER_S,
+    }
 }
 
 fn new_entry(claims: &Arc<Claims>, call: &Call, arrival: &Arrival<'_>, key: Option<KeyId>) -> Entry {

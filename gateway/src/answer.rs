@@ -20,17 +20,34 @@ const MAX_MASKED: usize = 64 * 1024;
 
 /// Sends the answer's head and hands its body over to be streamed. Errors are read whole first, where they are short.
 pub async fn answer(gateway: &Gateway, downstream: Downstream, asked: Asked, mut ticket: Ticket) -> Outbound {
-    let Asked { call, mut reservation, secret, upstream, head, usage_chunk, upload } = asked;
+    let Asked {
+        call,
+        mut reservation,
+        secret,
+        upstream,
+        head,
+        usage_chunk,
+        upload,
+    } = asked;
     let info = Head {
         status: head.status,
         content_type: head.headers.get_str("content-type"),
         content_encoding: head.headers.get_str("content-encoding"),
     };
-    let is_stream = info.content_type.is_some_and(|kind| kind.trim_start().starts_with("text/event-stream"));
+    let is_stream = info
+        .content_type
+        .is_some_and(|kind| kind.trim_start().starts_with("text/event-stream"));
     reservation.read_with(Meter::new(&call, &info, gateway.options.max_event));
     record_head(&mut reservation, &head, is_stream, &ticket);
     let out = answer_head(gateway, &head, upload.as_ref());
-    let mut takeoff = Takeoff { upstream, downstream, reservation, filter: None, out, first: Vec::new() };
+    let mut takeoff = Takeoff {
+        upstream,
+        downstream,
+        reservation,
+        filter: None,
+        out,
+        first: Vec::new(),
+    };
     if usage_chunk && is_stream && head.status == 200 {
         takeoff.filter = Some(Box::default());
         takeoff.out.length = None;
@@ -110,14 +127,32 @@ enum Read {
 impl Takeoff {
     fn start(mut self, gateway: &Gateway, ticket: &Ticket) -> Outbound {
         ticket.stamp(&mut self.out);
-        gateway.metrics.overhead(self.reservation.entry().provider, ticket.own());
+        gateway
+            .metrics
+            .overhead(self.reservation.entry().provider, ticket.own());
         if self.downstream.start(&self.out).is_err() {
             return Outbound::Over(Served::Broken);
         }
         self.downstream.push(&self.first);
-        let Self { upstream, downstream, reservation, filter, .. } = self;
-        let deadline = gateway.options.total.map(|total| Instant::from_std(ticket.started) + total);
-        Outbound::Streaming(Flight { upstream, downstream, reservation, filter, chunk_timeout: gateway.options.chunk, deadline })
+        let Self {
+            upstream,
+            downstream,
+            reservation,
+            filter,
+            ..
+        } = self;
+        let deadline = gateway
+            .options
+            .total
+            .map(|total| Instant::from_std(ticket.started) + total);
+        Outbound::Streaming(Flight {
+            upstream,
+            downstream,
+            reservation,
+            filter,
+            chunk_timeout: gateway.options.chunk,
+            deadline,
+        })
     }
 
     /// Sends an error that was read whole.
@@ -126,7 +161,9 @@ impl Takeoff {
         let only_told = head.length.filter(|_| self.first.is_empty());
         self.out.length = Some(only_told.unwrap_or(self.first.len() as u64));
         ticket.stamp(&mut self.out);
-        gateway.metrics.overhead(self.reservation.entry().provider, ticket.own());
+        gateway
+            .metrics
+            .overhead(self.reservation.entry().provider, ticket.own());
         let served = send(self.downstream, &self.out, &self.first).await;
         self.reservation.entry().error_kind = match served {
             Served::Answered(_) => Some("provider_error"),
@@ -138,7 +175,13 @@ impl Takeoff {
 
     /// Reads an error's body, as far as it is searched for our key.
     async fn read_error(&mut self, gateway: &Gateway) -> Read {
-        let Self { upstream, downstream, reservation, first, .. } = self;
+        let Self {
+            upstream,
+            downstream,
+            reservation,
+            first,
+            ..
+        } = self;
         loop {
             let done = upstream.decode(&mut |data| {
                 reservation.meter(data);

@@ -65,19 +65,41 @@ pub struct Asked {
 }
 
 /// Takes a call to the head of its answer.
-pub async fn set_up(gateway: &Gateway, mut downstream: Downstream, head: RequestHead, call: Call, peer: Peer, mut ticket: Ticket) -> Outbound {
+pub async fn set_up(
+    gateway: &Gateway,
+    mut downstream: Downstream,
+    head: RequestHead,
+    call: Call,
+    peer: Peer,
+    mut ticket: Ticket,
+) -> Outbound {
     let asked = ask(gateway, &mut downstream, &head, call, peer, &mut ticket).await;
     drop(head);
     conclude(gateway, downstream, asked, call.dialect(), ticket).await
 }
 
 /// Takes the second step of an upload to the head of its answer.
-pub async fn set_up_upload(gateway: &Gateway, mut downstream: Downstream, head: RequestHead, grant: &str, mut ticket: Ticket) -> Outbound {
-    let asked = gateway.uploads.ask(gateway, grant, &mut downstream, &head, &mut ticket).await;
+pub async fn set_up_upload(
+    gateway: &Gateway,
+    mut downstream: Downstream,
+    head: RequestHead,
+    grant: &str,
+    mut ticket: Ticket,
+) -> Outbound {
+    let asked = gateway
+        .uploads
+        .ask(gateway, grant, &mut downstream, &head, &mut ticket)
+        .await;
     conclude(gateway, downstream, asked, Provider::Google, ticket).await
 }
 
-async fn conclude(gateway: &Gateway, downstream: Downstream, asked: Result<Asked, Stopped>, dialect: Provider, ticket: Ticket) -> Outbound {
+async fn conclude(
+    gateway: &Gateway,
+    downstream: Downstream,
+    asked: Result<Asked, Stopped>,
+    dialect: Provider,
+    ticket: Ticket,
+) -> Outbound {
     match asked {
         Ok(asked) => answer(gateway, downstream, asked, ticket).await,
         Err(Stopped::ClientGone) => Outbound::Over(Served::Broken),
@@ -85,15 +107,30 @@ async fn conclude(gateway: &Gateway, downstream: Downstream, asked: Result<Asked
     }
 }
 
-async fn ask(gateway: &Gateway, downstream: &mut Downstream, head: &RequestHead, call: Call, peer: Peer, ticket: &mut Ticket) -> Result<Asked, Stopped> {
+async fn ask(
+    gateway: &Gateway,
+    downstream: &mut Downstream,
+    head: &RequestHead,
+    call: Call,
+    peer: Peer,
+    ticket: &mut Ticket,
+) -> Result<Asked, Stopped> {
     if call.websocket {
         return Err(Refusal::Upgrade.into());
     }
     let caller = gateway.gate.authorize(call, &head.headers, head.query()).await?;
     let claims = Arc::clone(&caller.claims);
     let bytes = read_body(gateway, downstream, head, ticket).await?;
-    let Ready { admitted, edited, usage_chunk } = admit(gateway, caller, head, &bytes, ticket).await?;
-    let Admitted { call, key, mut reservation } = admitted;
+    let Ready {
+        admitted,
+        edited,
+        usage_chunk,
+    } = admit(gateway, caller, head, &bytes, ticket).await?;
+    let Admitted {
+        call,
+        key,
+        mut reservation,
+    } = admitted;
     let body = match edited {
         Some(edited) => Some(edited.into()),
         None => (!bytes.is_empty() || announces_body(head)).then(|| Bytes::from(bytes)),
@@ -109,14 +146,31 @@ async fn ask(gateway: &Gateway, downstream: &mut Downstream, head: &RequestHead,
         None => Err(Stopped::ClientGone),
         Some(Err(error)) => Err(failed(gateway, &error, &mut reservation).into()),
         Some(Ok((upstream, answer))) => {
-            let upload = (call.api == Api::Upload).then(|| Begun { base: Begun::base(head, peer), claims, key: key.key().id });
-            Ok(Asked { call, reservation: Box::new(reservation), secret: Some(key), upstream, head: answer, usage_chunk, upload })
+            let upload = (call.api == Api::Upload).then(|| Begun {
+                base: Begun::base(head, peer),
+                claims,
+                key: key.key().id,
+            });
+            Ok(Asked {
+                call,
+                reservation: Box::new(reservation),
+                secret: Some(key),
+                upstream,
+                head: answer,
+                usage_chunk,
+                upload,
+            })
         }
     }
 }
 
 /// Reads a request's body whole: the model in it decides where it goes.
-pub async fn read_body(gateway: &Gateway, downstream: &mut Downstream, head: &RequestHead, ticket: &mut Ticket) -> Result<Vec<u8>, Stopped> {
+pub async fn read_body(
+    gateway: &Gateway,
+    downstream: &mut Downstream,
+    head: &RequestHead,
+    ticket: &mut Ticket,
+) -> Result<Vec<u8>, Stopped> {
     if downstream.is_request_done() {
         return Ok(Vec::new());
     }
@@ -125,7 +179,10 @@ pub async fn read_body(gateway: &Gateway, downstream: &mut Downstream, head: &Re
     let read = downstream.read_whole_body(expected, options.max_body, options.body_total, options.limits.body_idle);
     ticket.wait(read).await.map_err(|why| match why {
         BodyError::Gone => Stopped::ClientGone,
-        BodyError::TooLarge => Refusal::BodyTooLarge { max_bytes: options.max_body as u64 }.into(),
+        BodyError::TooLarge => Refusal::BodyTooLarge {
+            max_bytes: options.max_body as u64,
+        }
+        .into(),
         BodyError::Timeout => Refusal::InvalidRequest("The request's body did not arrive in time".to_owned()).into(),
         BodyError::Malformed(why) => Refusal::InvalidRequest(format!("Malformed request body: {why}")).into(),
     })
@@ -140,9 +197,18 @@ struct Ready {
     usage_chunk: bool,
 }
 
-async fn admit(gateway: &Gateway, caller: Authorized, head: &RequestHead, bytes: &[u8], ticket: &Ticket) -> Result<Ready, Stopped> {
+async fn admit(
+    gateway: &Gateway,
+    caller: Authorized,
+    head: &RequestHead,
+    bytes: &[u8],
+    ticket: &Ticket,
+) -> Result<Ready, Stopped> {
     let options = &gateway.options;
-    let (kind, encoding) = (text(&head.headers, "content-type"), text(&head.headers, "content-encoding"));
+    let (kind, encoding) = (
+        text(&head.headers, "content-type"),
+        text(&head.headers, "content-encoding"),
+    );
     let body = Body::read(bytes, kind, encoding, options.max_decoded_body)?;
     let arrival = Arrival {
         request_id: ticket.id,
@@ -157,12 +223,23 @@ async fn admit(gateway: &Gateway, caller: Authorized, head: &RequestHead, bytes:
         true => None,
         false => body.model().and_then(|model| options.aliases.get(&*model)),
     };
-    let admitted = gateway.gate.admit(caller, &arrival, &body, alias.map(String::as_str)).await?;
+    let admitted = gateway
+        .gate
+        .admit(caller, &arrival, &body, alias.map(String::as_str))
+        .await?;
     let include_usage = body.include_usage(api).filter(|_| options.include_usage);
     let usage_chunk = include_usage.is_some();
-    let edits: Vec<_> = alias.and_then(|model| body.with_model(model)).into_iter().chain(include_usage).collect();
+    let edits: Vec<_> = alias
+        .and_then(|model| body.with_model(model))
+        .into_iter()
+        .chain(include_usage)
+        .collect();
     let edited = (!edits.is_empty()).then(|| body::apply(bytes, edits));
-    Ok(Ready { admitted, edited, usage_chunk })
+    Ok(Ready {
+        admitted,
+        edited,
+        usage_chunk,
+    })
 }
 
 /// The request as the provider gets it: the client's head without what is not for it, with our key.
@@ -182,7 +259,13 @@ fn outgoing(head: &RequestHead, call: &Call, key: &ProviderKey, body: Option<Byt
     headers.push(name.as_str(), value.as_bytes());
     let target = call.upstream_target(&key.base_url, head.target.as_bytes());
     let target = String::from_utf8(target).map_err(|_| Refusal::InvalidRequest("Bad request path".to_owned()))?;
-    Ok(OutRequest { method: head.method.clone(), target, headers, body, upgrade: None })
+    Ok(OutRequest {
+        method: head.method.clone(),
+        target,
+        headers,
+        body,
+        upgrade: None,
+    })
 }
 
 /// Records and tells that a provider did not answer.
@@ -190,7 +273,11 @@ pub fn failed(gateway: &Gateway, error: &UpstreamError, reservation: &mut Reserv
     let entry = reservation.entry();
     tracing::warn!(request_id = %entry.request_id, provider = %entry.provider, kind = error.kind(), %error, "the provider did not answer");
     gateway.metrics.upstream_error(entry.provider, error.kind());
-    let refusal = if error.is_timeout() { Refusal::UpstreamTimeout } else { Refusal::Upstream };
+    let refusal = if error.is_timeout() {
+        Refusal::UpstreamTimeout
+    } else {
+        Refusal::Upstream
+    };
     entry.status = refusal.status().as_u16();
     entry.error_kind = Some(refusal.reason());
     refusal

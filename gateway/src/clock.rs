@@ -8,7 +8,9 @@ use uuid::{Builder, Uuid};
 /// UTC milliseconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "this is the place")]
 pub fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// UTC seconds since 1970.
@@ -49,7 +51,10 @@ mod tests {
     fn request_ids_are_unique_across_threads() {
         let make = || (0..10_000).map(|_| request_id(5)).collect::<Vec<_>>();
         let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(make)).collect();
-        let ids: HashSet<_> = threads.into_iter().flat_map(|thread| thread.join().expect("ran")).collect();
+        let ids: HashSet<_> = threads
+            .into_iter()
+            .flat_map(|thread| thread.join().expect("ran"))
+            .collect();
         assert_eq!(ids.len(), 40_000);
         assert!(ids.iter().all(|id| id.get_version_num() == 7));
     }

@@ -47,16 +47,27 @@ impl Settings {
             None => find_file(default_dir.as_deref())?,
         };
         let name = found.as_ref().map(|(_, path)| path.display().to_string());
-        let source = found.as_ref().zip(name.as_ref()).map(|((text, _), name)| (name.as_str(), text.as_str()));
+        let source = found
+            .as_ref()
+            .zip(name.as_ref())
+            .map(|((text, _), name)| (name.as_str(), text.as_str()));
         let config = Config::from_sources(source, environment(), flags)?;
-        let configured = Some(&config.gateway.state_dir).filter(|dir| !dir.is_empty()).map(PathBuf::from);
-        let state_dir = state_dir.or(configured).or(default_dir).ok_or(SettingsError::NoStateDir)?;
+        let configured = Some(&config.gateway.state_dir)
+            .filter(|dir| !dir.is_empty())
+            .map(PathBuf::from);
+        let state_dir = state_dir
+            .or(configured)
+            .or(default_dir)
+            .ok_or(SettingsError::NoStateDir)?;
         Ok(Self { config, state_dir })
     }
 }
 
 fn find_file(state_dir: Option<&Path>) -> Result<Option<(String, PathBuf)>, SettingsError> {
-    let candidates = state_dir.map(|dir| dir.join("gateway.toml")).into_iter().chain([PathBuf::from("/etc/ace-gateway/gateway.toml")]);
+    let candidates = state_dir
+        .map(|dir| dir.join("gateway.toml"))
+        .into_iter()
+        .chain([PathBuf::from("/etc/ace-gateway/gateway.toml")]);
     for path in candidates {
         match read_file(&path) {
             Ok(text) => return Ok(Some((text, path))),
@@ -77,7 +88,9 @@ fn read_file(path: &Path) -> Result<String, SettingsError> {
 }
 
 fn default_state_dir() -> Option<PathBuf> {
-    let base = env("XDG_STATE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(env("HOME")?).join(".local/state")))?;
+    let base = env("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env("HOME")?).join(".local/state")))?;
     Some(base.join("ace-gateway"))
 }
 
@@ -87,7 +100,9 @@ pub fn fetch(key: &'static str, secret: &SecretRef) -> Result<Option<Secret>, Se
         SecretRef::Unset => return Ok(None),
         SecretRef::Literal(secret) => secret.expose().to_owned(),
         SecretRef::Env(name) => env(name).ok_or_else(|| SettingsError::Secret(key, format!("{name} is not set")))?,
-        SecretRef::File(path) => std::fs::read_to_string(path).map_err(|error| SettingsError::Secret(key, format!("{path}: {error}")))?,
+        SecretRef::File(path) => {
+            std::fs::read_to_string(path).map_err(|error| SettingsError::Secret(key, format!("{path}: {error}")))?
+        }
     };
     match text.trim() {
         "" => Err(SettingsError::Secret(key, "it is empty".to_owned())),
@@ -102,7 +117,10 @@ pub fn secret_env(name: &str) -> Option<Secret> {
 
 #[expect(clippy::disallowed_methods, reason = "the configuration is read here")]
 fn env(name: &str) -> Option<String> {
-    std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    std::env::var(name)
+        .ok()
+        .map(|value| value.trim().to_owned())
+        .filter(|value| !value.is_empty())
 }
 
 #[expect(clippy::disallowed_methods, reason = "the configuration is read here")]

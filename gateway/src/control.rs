@@ -32,20 +32,42 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Passes requests to `nodes` in turn; a node that cannot be connected to is passed over.
     pub fn new(nodes: Vec<Origin>, key: Subkey, first_byte: Duration) -> Self {
-        Self { nodes, turn: AtomicUsize::new(0), key, first_byte }
+        Self {
+            nodes,
+            turn: AtomicUsize::new(0),
+            key,
+            first_byte,
+        }
     }
 
     /// Whether any node answers.
     pub async fn is_reachable(&self, upstreams: &Upstreams) -> bool {
         let mut headers = Headers::with_capacity(8);
-        let peer = Peer { ip: IpAddr::from([127, 0, 0, 1]), tls: false };
+        let peer = Peer {
+            ip: IpAddr::from([127, 0, 0, 1]),
+            tls: false,
+        };
         self.introduce(&mut headers, peer, "localhost", "readyz", &Method::GET, "/api/meta");
-        let request = OutRequest { method: Method::GET, target: "/api/meta".to_owned(), headers, body: None, upgrade: None };
+        let request = OutRequest {
+            method: Method::GET,
+            target: "/api/meta".to_owned(),
+            headers,
+            body: None,
+            upgrade: None,
+        };
         matches!(self.send(upstreams, &request, Duration::from_secs(2)).await, Ok((_, head)) if head.status < 500)
     }
 
     /// Passes a request on and its answer back.
-    pub async fn pass(&self, gateway: &Gateway, mut downstream: Downstream, head: RequestHead, peer: Peer, mut ticket: Ticket, stop: Stop) -> Served {
+    pub async fn pass(
+        &self,
+        gateway: &Gateway,
+        mut downstream: Downstream,
+        head: RequestHead,
+        peer: Peer,
+        mut ticket: Ticket,
+        stop: Stop,
+    ) -> Served {
         gateway.metrics.control_requests.inc();
         let body = match read_body(gateway, &mut downstream, &head, &mut ticket).await {
             Ok(body) => body,
@@ -73,7 +95,12 @@ impl ControlPlane {
         back(gateway, downstream, upstream, answer, &ticket, stop).await
     }
 
-    async fn send(&self, upstreams: &Upstreams, request: &OutRequest, first_byte: Duration) -> Result<(Upstream, ResponseHead), UpstreamError> {
+    async fn send(
+        &self,
+        upstreams: &Upstreams,
+        request: &OutRequest,
+        first_byte: Duration,
+    ) -> Result<(Upstream, ResponseHead), UpstreamError> {
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut last = None;
         for offset in 0..self.nodes.len() {
@@ -94,31 +121,81 @@ impl ControlPlane {
             }
         }
         let host = text(&head.headers, "host").unwrap_or_default();
-        self.introduce(&mut headers, peer, host, &ticket.id.to_string(), &head.method, &head.target);
-        let upgrade = head.wants_upgrade().then(|| text(&head.headers, "upgrade").unwrap_or_default().to_owned());
-        OutRequest { method: head.method.clone(), target: head.target.clone(), headers, body, upgrade }
+        self.introduce(
+            &mut headers,
+            peer,
+            host,
+            &ticket.id.to_string(),
+            &head.method,
+            &head.target,
+        );
+        let upgrade = head
+            .wants_upgrade()
+            .then(|| text(&head.headers, "upgrade").unwrap_or_default().to_owned());
+        OutRequest {
+            method: head.method.clone(),
+            target: head.target.clone(),
+            headers,
+            body,
+            upgrade,
+        }
     }
 
     /// Adds who is calling, signed: the control API believes nobody else about it.
-    fn introduce(&self, headers: &mut Headers, peer: Peer, host: &str, request_id: &str, method: &Method, target: &str) {
+    fn introduce(
+        &self,
+        headers: &mut Headers,
+        peer: Peer,
+        host: &str,
+        request_id: &str,
+        method: &Method,
+        target: &str,
+    ) {
         let scheme = if peer.tls { "https" } else { "http" };
-        let edge = EdgeHeaders { client: peer.ip, scheme: scheme.to_owned(), host: host.to_owned(), request_id: request_id.to_owned(), time: now_s() };
+        let edge = EdgeHeaders {
+            client: peer.ip,
+            scheme: scheme.to_owned(),
+            host: host.to_owned(),
+            request_id: request_id.to_owned(),
+            time: now_s(),
+        };
         for (name, value) in edge.to_headers() {
             headers.push(name, value.as_bytes());
         }
-        headers.push(edge::SIGNATURE, edge.sign(&self.key, method.as_str(), target).as_bytes());
+        headers.push(
+            edge::SIGNATURE,
+            edge.sign(&self.key, method.as_str(), target).as_bytes(),
+        );
     }
 }
 
 /// Whether a client's header goes on: not the connection's own, and none that claims who the client is.
 fn goes_on(name: &str, headers: &HeaderMap) -> bool {
-    let own = matches!(name, "host" | "connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "upgrade" | "content-length" | "expect");
-    let claims = matches!(name, "forwarded" | "x-real-ip" | "via") || name.starts_with("x-forwarded-") || name.starts_with("x-ace-");
+    let own = matches!(
+        name,
+        "host"
+            | "connection"
+            | "keep-alive"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "content-length"
+            | "expect"
+    );
+    let claims = matches!(name, "forwarded" | "x-real-ip" | "via")
+        || name.starts_with("x-forwarded-")
+        || name.starts_with("x-ace-");
     let nominated = !name.starts_with("content-") && lists(headers, "connection", name);
     !(own || claims || nominated || name.starts_with("proxy-"))
 }
 
-async fn read_body(gateway: &Gateway, downstream: &mut Downstream, head: &RequestHead, ticket: &mut Ticket) -> Result<Option<Bytes>, BodyError> {
+async fn read_body(
+    gateway: &Gateway,
+    downstream: &mut Downstream,
+    head: &RequestHead,
+    ticket: &mut Ticket,
+) -> Result<Option<Bytes>, BodyError> {
     if !announces_body(head) && downstream.is_request_done() {
         return Ok(None);
     }
@@ -128,7 +205,14 @@ async fn read_body(gateway: &Gateway, downstream: &mut Downstream, head: &Reques
     ticket.wait(read).await.map(|body| Some(body.into()))
 }
 
-async fn back(gateway: &Gateway, mut downstream: Downstream, mut upstream: Upstream, answer: ResponseHead, ticket: &Ticket, stop: Stop) -> Served {
+async fn back(
+    gateway: &Gateway,
+    mut downstream: Downstream,
+    mut upstream: Upstream,
+    answer: ResponseHead,
+    ticket: &Ticket,
+    stop: Stop,
+) -> Served {
     let mut head = AnswerHead::new(answer.status, answer.length);
     head.reason.clone_from(&answer.reason);
     for (name, value) in answer.headers.iter() {
@@ -141,7 +225,11 @@ async fn back(gateway: &Gateway, mut downstream: Downstream, mut upstream: Upstr
         return Served::Broken;
     }
     let no_timeout = Duration::from_secs(24 * 3600);
-    match copy(&mut upstream, &mut downstream, no_timeout, stop, |data, downstream| downstream.push(data)).await {
+    match copy(&mut upstream, &mut downstream, no_timeout, stop, |data, downstream| {
+        downstream.push(data)
+    })
+    .await
+    {
         Ending::Complete => {}
         _ => return Served::Broken,
     }
@@ -156,18 +244,37 @@ async fn back(gateway: &Gateway, mut downstream: Downstream, mut upstream: Upstr
 fn stamp_missing(ticket: &Ticket, head: &mut AnswerHead) {
     if head.headers.contains("x-ace-request-id") {
         let micros = ticket.own().as_micros();
-        head.headers.push("server-timing", format!("gw;dur={}.{:03}", micros / 1000, micros % 1000).as_bytes());
+        head.headers.push(
+            "server-timing",
+            format!("gw;dur={}.{:03}", micros / 1000, micros % 1000).as_bytes(),
+        );
     } else {
         ticket.stamp(head);
     }
 }
 
 fn is_hop(name: &str) -> bool {
-    ["connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te", "trailer"].iter().any(|hop| name.eq_ignore_ascii_case(hop))
+    [
+        "connection",
+        "keep-alive",
+        "transfer-encoding",
+        "content-length",
+        "upgrade",
+        "te",
+        "trailer",
+    ]
+    .iter()
+    .any(|hop| name.eq_ignore_ascii_case(hop))
 }
 
 /// Answers 101 and passes bytes both ways until either side closes.
-async fn tunnel(mut downstream: Downstream, upstream: Upstream, answer: &ResponseHead, ticket: &Ticket, mut stop: Stop) -> Served {
+async fn tunnel(
+    mut downstream: Downstream,
+    upstream: Upstream,
+    answer: &ResponseHead,
+    ticket: &Ticket,
+    mut stop: Stop,
+) -> Served {
     let mut head = AnswerHead::new(101, None);
     for (name, value) in answer.headers.iter() {
         if !is_hop(name) {
@@ -175,7 +282,8 @@ async fn tunnel(mut downstream: Downstream, upstream: Upstream, answer: &Respons
         }
     }
     head.headers.push("connection", b"upgrade");
-    head.headers.push("upgrade", answer.headers.get("upgrade").unwrap_or(b"websocket"));
+    head.headers
+        .push("upgrade", answer.headers.get("upgrade").unwrap_or(b"websocket"));
     ticket.stamp(&mut head);
     if downstream.start(&head).is_err() || downstream.flush().await.is_err() {
         return Served::Broken;
@@ -216,16 +324,36 @@ struct ControlError {
 
 fn body_error(why: BodyError) -> ControlError {
     match why {
-        BodyError::TooLarge => ControlError { status: 413, message: "The request's body is too large", code: "request_too_large" },
-        BodyError::Timeout => ControlError { status: 408, message: "The request's body did not arrive in time", code: "request_timeout" },
-        BodyError::Malformed(_) | BodyError::Gone => ControlError { status: 400, message: "The request's body is malformed", code: "bad_request" },
+        BodyError::TooLarge => ControlError {
+            status: 413,
+            message: "The request's body is too large",
+            code: "request_too_large",
+        },
+        BodyError::Timeout => ControlError {
+            status: 408,
+            message: "The request's body did not arrive in time",
+            code: "request_timeout",
+        },
+        BodyError::Malformed(_) | BodyError::Gone => ControlError {
+            status: 400,
+            message: "The request's body is malformed",
+            code: "bad_request",
+        },
     }
 }
 
 fn unreachable(error: &UpstreamError) -> ControlError {
     match error.is_timeout() {
-        true => ControlError { status: 504, message: "The control API does not answer", code: "control_api_timeout" },
-        false => ControlError { status: 503, message: "The control API cannot be reached", code: "control_api_unavailable" },
+        true => ControlError {
+            status: 504,
+            message: "The control API does not answer",
+            code: "control_api_timeout",
+        },
+        false => ControlError {
+            status: 503,
+            message: "The control API cannot be reached",
+            code: "control_api_unavailable",
+        },
     }
 }
 

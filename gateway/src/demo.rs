@@ -48,15 +48,23 @@ struct Own {
 }
 
 fn parse_upstream(text: &str) -> Result<Own, String> {
-    let (provider, rest) = text.split_once('=').ok_or("expected PROVIDER=URL[,KEY], for instance openai=http://127.0.0.1:11434/v1")?;
-    let provider = provider.parse().map_err(|_| format!("unknown provider '{provider}'; use openai, anthropic or google"))?;
+    let (provider, rest) = text
+        .split_once('=')
+        .ok_or("expected PROVIDER=URL[,KEY], for instance openai=http://127.0.0.1:11434/v1")?;
+    let provider = provider
+        .parse()
+        .map_err(|_| format!("unknown provider '{provider}'; use openai, anthropic or google"))?;
     let (url, key) = match rest.split_once(',') {
         Some((url, key)) => (url, Some(key.to_owned())),
         None => (rest, None),
     };
     let parsed = url::Url::parse(url).map_err(|error| format!("'{url}' is no URL: {error}"))?;
     match parsed.host_str() {
-        Some(_) => Ok(Own { provider, url: url.to_owned(), key }),
+        Some(_) => Ok(Own {
+            provider,
+            url: url.to_owned(),
+            key,
+        }),
         None => Err(format!("'{url}' names no host")),
     }
 }
@@ -72,8 +80,17 @@ pub fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
         }
     };
     let flag = |key: &str, value: String, flag: &str| -> Flag { (key.to_owned(), value, flag.to_owned()) };
-    let mut flags = vec![flag("gateway.port", args.port.to_string(), "--port"), flag("gateway.bind", "loopback".to_owned(), "--bind")];
-    flags.push(flag("egress.allow", serde_json::json!(allowed_hosts(&args.upstream)).to_string(), "--upstream"));
+    let mut flags = vec![
+        flag("gateway.port", args.port.to_string(), "--port"),
+        flag("gateway.bind", "loopback".to_owned(), "--bind"),
+    ];
+    flags.push(flag(
+        "egress.allow",
+        allowed_hosts(&args.upstream).join(","),
+        "--upstream",
+    ));
+    // Its warnings are about a real installation's credentials.
+    flags.push(flag("log.level", "error".to_owned(), "demo"));
     if args.port == 0 {
         flags.push(flag("metrics.listen", "127.0.0.1:0".to_owned(), "--port"));
     }
@@ -84,33 +101,59 @@ pub fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
 
 /// The demo's providers are on loopback, and wherever the user says.
 fn allowed_hosts(upstreams: &[Own]) -> Vec<String> {
-    let named = upstreams.iter().filter_map(|own| url::Url::parse(&own.url).ok()?.host_str().map(str::to_owned));
-    ["127.0.0.0/8", "::1", "localhost"].into_iter().map(str::to_owned).chain(named).collect()
+    let named = upstreams
+        .iter()
+        .filter_map(|own| url::Url::parse(&own.url).ok()?.host_str().map(str::to_owned));
+    ["127.0.0.0/8", "::1", "localhost"]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(named)
+        .collect()
 }
 
 async fn show(settings: Settings, args: DemoArgs) -> Result<ExitCode, Failure> {
-    let signals = Signals::new()?;
+    let mut signals = Signals::new()?;
     let simulated = TcpListener::bind("127.0.0.1:0").await?;
     let base = format!("http://{}", simulated.local_addr()?);
-    let keys = provider::Keys { openai: random_key("sk-demo"), anthropic: random_key("sk-ant-demo"), google: random_key("AIza-demo") };
-    let stored: Vec<_> = Provider::ALL.into_iter().map(|provider| stored_key(provider, &args.upstream, &base, &keys)).collect();
+    let keys = provider::Keys {
+        openai: random_key("sk-demo"),
+        anthropic: random_key("sk-ant-demo"),
+        google: random_key("AIza-demo"),
+    };
+    let stored: Vec<_> = Provider::ALL
+        .into_iter()
+        .map(|provider| stored_key(provider, &args.upstream, &base, &keys))
+        .collect();
     let shutdown = CancellationToken::new();
     let simulation = tokio::spawn(provider::serve(simulated, keys, shutdown.clone()));
 
-    let first_admin = FirstAdmin { password: Some(Secret::new(ADMIN_PASSWORD.to_owned())) };
-    let running = Running::start(settings, Shape { no_control_api: false, demo: true }, first_admin).await?;
+    let first_admin = FirstAdmin {
+        password: Some(Secret::new(ADMIN_PASSWORD.to_owned())),
+    };
+    let running = Running::start(
+        settings,
+        Shape {
+            no_control_api: false,
+            demo: true,
+            upgrade: false,
+        },
+        first_admin,
+    )
+    .await?;
     let Some(app) = running.app.clone() else {
         return Err(Failure::Control("the demo runs with its control API".to_owned()));
     };
     for key in stored {
-        app.store_provider_key(key).await.map_err(|error| Failure::Control(error.to_string()))?;
+        app.store_provider_key(key)
+            .await
+            .map_err(|error| Failure::Control(error.to_string()))?;
     }
     let tokens = Tokens::issue(&app).await?;
     match args.json {
         true => println!("{}", tokens.ready_line(&running)),
         false => tokens.tour(&running.url(), running.metrics_url().as_deref()),
     }
-    signals.wait().await;
+    signals.next().await;
     drop(app);
     running.stop().await;
     shutdown.cancel();
@@ -142,15 +185,26 @@ impl Tokens {
     async fn issue(app: &App) -> Result<Self, Failure> {
         let mut tokens = Vec::new();
         for provider in Provider::ALL {
-            let wish = TokenWish { user: UserId(1), provider: Some(provider), tool: "demo".to_owned(), ttl: TOKEN_LIFE };
-            let issued = app.issue_proxy_token(&wish).await.map_err(|error| Failure::Control(error.to_string()))?;
+            let wish = TokenWish {
+                user: UserId(1),
+                provider: Some(provider),
+                tool: "demo".to_owned(),
+                ttl: TOKEN_LIFE,
+            };
+            let issued = app
+                .issue_proxy_token(&wish)
+                .await
+                .map_err(|error| Failure::Control(error.to_string()))?;
             tokens.push((provider, issued.token));
         }
         Ok(Self(tokens))
     }
 
     fn of(&self, provider: Provider) -> &str {
-        self.0.iter().find(|(of, _)| *of == provider).map_or("", |(_, token)| token)
+        self.0
+            .iter()
+            .find(|(of, _)| *of == provider)
+            .map_or("", |(_, token)| token)
     }
 
     fn ready_line(&self, running: &Running) -> serde_json::Value {
@@ -172,11 +226,15 @@ impl Tokens {
         println!("# 1. An LLM call with a proxy token instead of a key; the answer streams.");
         println!("curl -sN {url}/v1/chat/completions -H 'content-type: application/json' \\");
         println!("  -H 'authorization: Bearer {}' \\", self.of(Provider::OpenAi));
-        println!("  -d '{{\"model\":\"gpt-5.5\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Say hello\"}}]}}'\n");
+        println!(
+            "  -d '{{\"model\":\"gpt-5.5\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Say hello\"}}]}}'\n"
+        );
         println!("# 2. The same for Anthropic and Gemini.");
         println!("curl -s {url}/v1/messages -H 'content-type: application/json' -H 'anthropic-version: 2023-06-01' \\");
         println!("  -H 'x-api-key: {}' \\", self.of(Provider::Anthropic));
-        println!("  -d '{{\"model\":\"claude-opus-5-5\",\"max_tokens\":64,\"messages\":[{{\"role\":\"user\",\"content\":\"Say hello\"}}]}}'\n");
+        println!(
+            "  -d '{{\"model\":\"claude-opus-5-5\",\"max_tokens\":64,\"messages\":[{{\"role\":\"user\",\"content\":\"Say hello\"}}]}}'\n"
+        );
         println!("curl -s {url}/v1beta/models/gemini-3-pro:generateContent -H 'content-type: application/json' \\");
         println!("  -H 'x-goog-api-key: {}' \\", self.of(Provider::Google));
         println!("  -d '{{\"contents\":[{{\"role\":\"user\",\"parts\":[{{\"text\":\"Say hello\"}}]}}]}}'\n");

@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::ledger::Ledger;
+use crate::ledger::Backlog;
 use crate::metrics::Metrics;
 use crate::store::Store;
 
@@ -27,8 +27,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Exposed {
     /// The counts.
     pub metrics: Arc<Metrics>,
-    /// For its lag.
-    pub ledger: Ledger,
+    /// The ledger's lag.
+    pub backlog: Backlog,
     /// For its age.
     pub store: Store,
 }
@@ -59,14 +59,20 @@ pub async fn serve(listener: TcpListener, exposed: Exposed) {
 fn answer(request: &Request<Incoming>, exposed: &Exposed) -> Response<Full<Bytes>> {
     let (status, kind, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => {
-            let text = exposed.metrics.text(exposed.ledger.waiting(), exposed.store.staleness());
+            let text = exposed.metrics.text(exposed.backlog.rows(), exposed.store.staleness());
             (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
         }
         (_, "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, "text/plain", b"GET only\n".to_vec()),
-        _ => (StatusCode::NOT_FOUND, "text/plain", b"Metrics are at /metrics\n".to_vec()),
+        _ => (
+            StatusCode::NOT_FOUND,
+            "text/plain",
+            b"Metrics are at /metrics\n".to_vec(),
+        ),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response
 }

@@ -58,7 +58,11 @@ impl Failure {
 
     fn code(&self) -> u8 {
         match self {
-            Self::Settings(_) | Self::Exposure(_) | Self::Key(_) | Self::Config(_) | Self::Listen(ListenError::Mode(_)) => EXIT_CONFIG,
+            Self::Settings(_)
+            | Self::Exposure(_)
+            | Self::Key(_)
+            | Self::Config(_)
+            | Self::Listen(ListenError::Mode(_)) => EXIT_CONFIG,
             Self::Start(StartError::Egress(_)) => EXIT_CONFIG,
             Self::State(StateError::InUse(_)) | Self::Listen(ListenError::InUse(_)) => EXIT_IN_THE_WAY,
             _ => 1,

@@ -60,7 +60,10 @@ impl Ending {
 impl Flight {
     /// Copies the answer to its end, whatever that is.
     pub async fn run(mut self, gateway: &Gateway, stop: Stop) -> Served {
-        let limit = Limit { silence: self.chunk_timeout, deadline: self.deadline };
+        let limit = Limit {
+            silence: self.chunk_timeout,
+            deadline: self.deadline,
+        };
         let (reservation, filter) = (&mut self.reservation, &mut self.filter);
         let mut kept = Vec::new();
         let pass = |data: &[u8], downstream: &mut Downstream| {
@@ -136,11 +139,33 @@ impl Limit {
 }
 
 /// Copies an answer's body; `pass` decides what of it the client gets.
-pub async fn copy(upstream: &mut Upstream, downstream: &mut Downstream, silence: Duration, stop: Stop, pass: impl FnMut(&[u8], &mut Downstream)) -> Ending {
-    copy_within(upstream, downstream, Limit { silence, deadline: None }, stop, pass).await
+pub async fn copy(
+    upstream: &mut Upstream,
+    downstream: &mut Downstream,
+    silence: Duration,
+    stop: Stop,
+    pass: impl FnMut(&[u8], &mut Downstream),
+) -> Ending {
+    copy_within(
+        upstream,
+        downstream,
+        Limit {
+            silence,
+            deadline: None,
+        },
+        stop,
+        pass,
+    )
+    .await
 }
 
-async fn copy_within(upstream: &mut Upstream, downstream: &mut Downstream, limit: Limit, mut stop: Stop, mut pass: impl FnMut(&[u8], &mut Downstream)) -> Ending {
+async fn copy_within(
+    upstream: &mut Upstream,
+    downstream: &mut Downstream,
+    limit: Limit,
+    mut stop: Stop,
+    mut pass: impl FnMut(&[u8], &mut Downstream),
+) -> Ending {
     let mut last = Instant::now();
     let mut timer = pin!(sleep_until(limit.ends_at(last)));
     let mut stopped = pin!(stop.ending());

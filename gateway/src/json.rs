@@ -127,21 +127,33 @@ pub fn elements(array: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The number of bytes in the strings of a text that stand behind the keys that `is_text`.
-pub fn text_bytes(text: &[u8], is_text: fn(&[u8]) -> bool) -> u64 {
-    let mut sum = 0;
-    let mut counts = false;
+/// What an array that may break off begins with: the first byte of its first element, or `]`.
+pub fn first_of(array: &[u8]) -> Option<u8> {
+    array.strip_prefix(b"[")?.trim_ascii_start().first().copied()
+}
+
+/// Hands every string in a text, at whatever depth, to `each`, with the key that it stands behind.
+pub fn strings<'t>(text: &'t [u8], mut each: impl FnMut(&'t [u8], &'t [u8])) {
+    let mut key: &[u8] = b"";
     let mut at = 0;
     while let Some(quote) = memchr::memchr(b'"', &text[at..]) {
         let begin = at + quote + 1;
         let Ok(end) = string_end(text, begin) else { break };
         at = end + 1;
         if text.get(space(text, at)) == Some(&b':') {
-            counts = is_text(&text[begin..end]);
-        } else if counts {
-            sum += (end - begin) as u64;
+            key = &text[begin..end];
+        } else {
+            each(key, &text[begin..end]);
         }
     }
+}
+
+/// The number of bytes in the strings of a text that stand behind the keys that `is_text`.
+pub fn text_bytes(text: &[u8], is_text: fn(&[u8]) -> bool) -> u64 {
+    let mut sum = 0;
+    strings(text, |key, value| {
+        sum += if is_text(key) { value.len() as u64 } else { 0 }
+    });
     sum
 }
 
@@ -316,31 +328,62 @@ fn key(text: &[u8], at: usize) -> Result<(Range<usize>, usize), Fault> {
 /// The closing quote of the string whose text begins at `at`.
 fn string_end(text: &[u8], mut at: usize) -> Result<usize, Fault> {
     loop {
-        let found =
-            at + memchr::memchr2(b'"', b'\\', text.get(at..).ok_or(Fault::Truncated)?).ok_or(Fault::Truncated)?;
-        if text[found] == b'"' {
-            return Ok(found);
+        at += special(text.get(at..).ok_or(Fault::Truncated)?).ok_or(Fault::Truncated)?;
+        if text[at] == b'"' {
+            return Ok(at);
         }
-        at = found + 2;
+        at += 2;
     }
+}
+
+/// The first quote or backslash. Most strings, and most stretches between two escapes, are shorter than a vector search
+/// takes to begin: the first words are looked at one by one.
+fn special(text: &[u8]) -> Option<usize> {
+    const WORDS: usize = 4;
+    let mut at = 0;
+    for word in text.chunks_exact(8).take(WORDS) {
+        let word = word.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let found = has(word, b'"') | has(word, b'\\');
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    memchr::memchr2(b'"', b'\\', &text[at..]).map(|long| at + long)
+}
+
+/// Marks the bytes of a word that are `byte`; the lowest mark is exact, and only that is used.
+fn has(word: u64, byte: u8) -> u64 {
+    const ONES: u64 = u64::MAX / 255;
+    let zeroed = word ^ (ONES * u64::from(byte));
+    zeroed.wrapping_sub(ONES) & !zeroed & (ONES << 7)
 }
 
 /// Numbers, `true`, `false`, `null`, and the `NaN` and `Infinity` that Python writes.
 fn scalar_end(text: &[u8], at: usize) -> Result<usize, Fault> {
-    const WORDS: [&[u8]; 6] = [b"true", b"false", b"null", b"NaN", b"Infinity", b"-Infinity"];
     let rest = &text[at..];
     let number = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E');
-    let long = match rest[0] {
-        b'0'..=b'9' | b'-' if !rest.starts_with(b"-I") => rest.iter().take_while(|byte| number(byte)).count(),
-        _ => match WORDS.iter().find(|word| rest.starts_with(word)) {
-            Some(word) => word.len(),
-            None if WORDS.iter().any(|word| word.starts_with(rest)) => return Err(Fault::Truncated),
-            None => return Err(Fault::Syntax(at)),
-        },
+    let word: &[u8] = match rest {
+        [b't', ..] => b"true",
+        [b'f', ..] => b"false",
+        [b'n', ..] => b"null",
+        [b'N', ..] => b"NaN",
+        [b'I', ..] => b"Infinity",
+        [b'-', b'I', ..] => b"-Infinity",
+        [b'0'..=b'9' | b'-', ..] => &rest[..rest.iter().take_while(|byte| number(byte)).count()],
+        _ => return Err(Fault::Syntax(at)),
     };
-    match text.get(at + long) {
-        None | Some(b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t') => Ok(at + long),
-        Some(_) => Err(Fault::Syntax(at + long)),
+    if !rest.starts_with(word) {
+        return Err(if word.starts_with(rest) {
+            Fault::Truncated
+        } else {
+            Fault::Syntax(at)
+        });
+    }
+    let end = at + word.len();
+    match text.get(end) {
+        None | Some(b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t') => Ok(end),
+        Some(_) => Err(Fault::Syntax(end)),
     }
 }
 

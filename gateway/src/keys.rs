@@ -49,7 +49,11 @@ impl Turns {
             _ => true,
         };
         let first = keys.iter().find(serves)?;
-        let peers = || keys.iter().filter(serves).take_while(|key| key.priority == first.priority);
+        let peers = || {
+            keys.iter()
+                .filter(serves)
+                .take_while(|key| key.priority == first.priority)
+        };
         let total: u64 = peers().map(weight).sum();
         let mut turn = self.0.fetch_add(1, Ordering::Relaxed) % total;
         for key in peers() {
@@ -74,13 +78,25 @@ mod tests {
         let base_url = Url::parse("https://provider.test/v1").expect("a URL");
         let origin = Origin::of_url(&base_url, 1).expect("has a host");
         let models = models.map(|models| models.iter().map(ToString::to_string).collect());
-        Arc::new(ProviderKey { id: KeyId(id), secret: Secret::new("k".into()), base_url, origin, models, priority, weight })
+        Arc::new(ProviderKey {
+            id: KeyId(id),
+            secret: Secret::new("k".into()),
+            base_url,
+            origin,
+            models,
+            priority,
+            weight,
+        })
     }
 
     #[track_caller]
     fn check(keys: &[Arc<ProviderKey>], model: Option<&str>, want: &[i64]) {
         let turns = Turns::default();
-        let got: Vec<_> = want.iter().filter_map(|_| turns.choose(keys, model)).map(|lease| lease.key().id.0).collect();
+        let got: Vec<_> = want
+            .iter()
+            .filter_map(|_| turns.choose(keys, model))
+            .map(|lease| lease.key().id.0)
+            .collect();
         assert_eq!(got, want);
     }
 

@@ -32,4 +32,5 @@ pub mod snapshot;
 pub mod state;
 pub mod store;
 pub mod ticket;
+pub mod upgrade;
 pub mod upload;

@@ -22,8 +22,15 @@ pub enum ListenError {
 
 /// The addresses that the configuration means on this host.
 pub fn addresses(config: &Gateway) -> Result<Vec<SocketAddr>, ListenError> {
-    let interfaces: Vec<IpAddr> = if_addrs::get_if_addrs().unwrap_or_default().iter().map(if_addrs::Interface::ip).collect();
-    config.bind.resolve(&config.custom_bind_host, config.port, &interfaces).map_err(ListenError::Mode)
+    let interfaces: Vec<IpAddr> = if_addrs::get_if_addrs()
+        .unwrap_or_default()
+        .iter()
+        .map(if_addrs::Interface::ip)
+        .collect();
+    config
+        .bind
+        .resolve(&config.custom_bind_host, config.port, &interfaces)
+        .map_err(ListenError::Mode)
 }
 
 /// Binds every address; with port 0 the first one chooses for all.
@@ -54,7 +61,9 @@ fn bind_one(address: SocketAddr) -> Result<TcpListener, ListenError> {
         _ => ListenError::Bind(address, error),
     };
     let listener = TcpListener::bind(address).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(|error| ListenError::Bind(address, error))?;
+    listener
+        .set_nonblocking(true)
+        .map_err(|error| ListenError::Bind(address, error))?;
     Ok(listener)
 }
 

@@ -72,6 +72,9 @@ struct ServeArgs {
     /// Serve the data plane only; the control API runs on the nodes of `control.upstreams`.
     #[arg(long)]
     no_control_api: bool,
+    /// Take the listening sockets over from the running gateway, which then gets SIGQUIT and ends when it is idle.
+    #[arg(long)]
+    upgrade: bool,
     /// Print one line of JSON on standard output when ready.
     #[arg(long)]
     json: bool,
@@ -79,8 +82,15 @@ struct ServeArgs {
 
 impl ServeArgs {
     fn flags(&self) -> Vec<Flag> {
-        let flag = |key: &str, value: &Option<String>, flag: &str| Some((key.to_owned(), value.clone()?, flag.to_owned()));
-        [flag("gateway.bind", &self.bind, "--bind"), flag("gateway.port", &self.port, "--port")].into_iter().flatten().collect()
+        let flag =
+            |key: &str, value: &Option<String>, flag: &str| Some((key.to_owned(), value.clone()?, flag.to_owned()));
+        [
+            flag("gateway.bind", &self.bind, "--bind"),
+            flag("gateway.port", &self.port, "--port"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 }
 
@@ -101,7 +111,9 @@ fn agent(args: Vec<String>) -> ExitCode {
 }
 
 fn called_as_agent() -> bool {
-    std::env::args_os().next().is_some_and(|name| PathBuf::from(name).file_name().is_some_and(|name| name == "ace-agent"))
+    std::env::args_os()
+        .next()
+        .is_some_and(|name| PathBuf::from(name).file_name().is_some_and(|name| name == "ace-agent"))
 }
 
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
@@ -109,7 +121,12 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Serve(args) => {
             let settings = Settings::read(args.source.config.clone(), args.source.state_dir.clone(), &args.flags())?;
             start_logging(&settings.config);
-            runtime()?.block_on(serve::serve(settings, args.no_control_api, args.json))
+            let shape = serve::Shape {
+                no_control_api: args.no_control_api,
+                demo: false,
+                upgrade: args.upgrade,
+            };
+            runtime()?.block_on(serve::serve(settings, shape, args.json))
         }
         Command::Demo(args) => demo::run(args),
         Command::CheckConfig(source) => {
@@ -128,14 +145,23 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
 
 /// The runtime of everything but the hot path: control API, snapshot, ledger, metrics.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build()?)
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()?)
 }
 
 /// Logs to standard error, so that standard output is free for what people ask for.
 fn start_logging(config: &Config) {
     // Pingora logs clients' hang-ups as errors; its own words are of use in debugging only.
-    let filter = format!("{},pingora_core=off,pingora_timeout=off,pingora_rustls=off,h2=warn,sqlx=warn", config.log.level.as_str());
-    let builder = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::new(filter)).with_writer(std::io::stderr);
+    let filter = format!(
+        "{},pingora_core=off,pingora_timeout=off,pingora_rustls=off,h2=warn,sqlx=warn",
+        config.log.level.as_str()
+    );
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr);
     let started = match config.log.format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
         LogFormat::Pretty => builder.with_target(false).try_init(),

@@ -5,14 +5,28 @@ use std::time::Duration;
 use ace_policies::Provider;
 use ace_policies::usage::Usage;
 use prometheus::core::Collector;
-use prometheus::{Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
 
 /// Seconds; from a cached answer to an answer that thinks for minutes.
-const SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+const SECONDS: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+];
 /// Seconds; the gateway's own time.
-const OVERHEAD_SECONDS: &[f64] = &[0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 1.0];
-const CLASSES: [&str; 8] =
-    ["input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "reasoning", "audio_input", "audio_output"];
+const OVERHEAD_SECONDS: &[f64] = &[
+    0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 1.0,
+];
+const CLASSES: [&str; 8] = [
+    "input",
+    "cache_read",
+    "cache_write_5m",
+    "cache_write_1h",
+    "output",
+    "reasoning",
+    "audio_input",
+    "audio_output",
+];
 
 /// All counts.
 pub struct Metrics {
@@ -43,16 +57,37 @@ impl Metrics {
     /// Registers everything. It fails only where two metrics have one name.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let counters = |name: &str, help: &str, labels: &[&str]| register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?);
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+        };
         let times = |name: &str, help: &str, buckets: &[f64]| {
-            register(&registry, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), &["provider"])?)
+            register(
+                &registry,
+                HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), &["provider"])?,
+            )
         };
         let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help)?);
-        let requests = counters("ace_requests_total", "Answered data-plane requests", &["provider", "status"])?;
+        let requests = counters(
+            "ace_requests_total",
+            "Answered data-plane requests",
+            &["provider", "status"],
+        )?;
         let tokens = counters("ace_tokens_total", "Metered tokens by class", &["provider", "class"])?;
-        let first_byte = times("ace_time_to_first_byte_seconds", "From the request's head to the answer's first byte", SECONDS)?;
-        let duration = times("ace_request_duration_seconds", "From the request's head to the answer's end", SECONDS)?;
-        let overhead = times("ace_own_overhead_seconds", "Time to the answer's head without waiting for client or provider", OVERHEAD_SECONDS)?;
+        let first_byte = times(
+            "ace_time_to_first_byte_seconds",
+            "From the request's head to the answer's first byte",
+            SECONDS,
+        )?;
+        let duration = times(
+            "ace_request_duration_seconds",
+            "From the request's head to the answer's end",
+            SECONDS,
+        )?;
+        let overhead = times(
+            "ace_own_overhead_seconds",
+            "Time to the answer's head without waiting for client or provider",
+            OVERHEAD_SECONDS,
+        )?;
         let per_provider = |provider: Provider| {
             let name = provider.as_str();
             PerProvider {
@@ -66,18 +101,41 @@ impl Metrics {
         Ok(Self {
             providers: Provider::ALL.map(per_provider),
             in_flight: gauge("ace_requests_in_flight", "Requests being served")?,
-            control_requests: register(&registry, IntCounter::new("ace_control_requests_total", "Requests passed to the control API")?)?,
+            control_requests: register(
+                &registry,
+                IntCounter::new("ace_control_requests_total", "Requests passed to the control API")?,
+            )?,
             refusals: counters("ace_refusals_total", "Requests refused by the gateway", &["reason"])?,
-            upstream_errors: counters("ace_upstream_errors_total", "Requests that a provider did not answer completely", &["provider", "kind"])?,
-            client_gone: register(&registry, IntCounter::new("ace_client_gone_total", "Answers that the client left before their end")?)?,
-            ledger_lag: gauge("ace_ledger_waiting_rows", "Ledger rows that are not in the database yet")?,
-            snapshot_age: gauge("ace_snapshot_age_milliseconds", "Since the database last confirmed users, sessions and keys")?,
+            upstream_errors: counters(
+                "ace_upstream_errors_total",
+                "Requests that a provider did not answer completely",
+                &["provider", "kind"],
+            )?,
+            client_gone: register(
+                &registry,
+                IntCounter::new("ace_client_gone_total", "Answers that the client left before their end")?,
+            )?,
+            ledger_lag: gauge(
+                "ace_ledger_waiting_rows",
+                "Ledger rows that are not in the database yet",
+            )?,
+            snapshot_age: gauge(
+                "ace_snapshot_age_milliseconds",
+                "Since the database last confirmed users, sessions and keys",
+            )?,
             registry,
         })
     }
 
     /// Counts an answered request.
-    pub fn answered(&self, provider: Provider, status: u16, first_byte: Option<Duration>, duration: Duration, usage: &Usage) {
+    pub fn answered(
+        &self,
+        provider: Provider,
+        status: u16,
+        first_byte: Option<Duration>,
+        duration: Duration,
+        usage: &Usage,
+    ) {
         let counts = self.of(provider);
         counts.requests[usize::from((status / 100).clamp(2, 5) - 2)].inc();
         if let Some(first_byte) = first_byte {
@@ -117,7 +175,8 @@ impl Metrics {
     /// Everything in Prometheus' text format, with these gauges brought up to date.
     pub fn text(&self, ledger_waiting: usize, snapshot_age: Duration) -> Vec<u8> {
         self.ledger_lag.set(i64::try_from(ledger_waiting).unwrap_or(i64::MAX));
-        self.snapshot_age.set(i64::try_from(snapshot_age.as_millis()).unwrap_or(i64::MAX));
+        self.snapshot_age
+            .set(i64::try_from(snapshot_age.as_millis()).unwrap_or(i64::MAX));
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics cannot be encoded");
@@ -145,8 +204,20 @@ mod tests {
 
     #[test]
     fn every_metric_is_shown_before_anything_happened() {
-        let text = String::from_utf8(Metrics::new().expect("distinct names").text(3, Duration::from_millis(20))).expect("text");
-        for name in ["ace_requests_total", "ace_requests_in_flight", "ace_time_to_first_byte_seconds", "ace_own_overhead_seconds", "ace_tokens_total", "ace_ledger_waiting_rows 3"] {
+        let text = String::from_utf8(
+            Metrics::new()
+                .expect("distinct names")
+                .text(3, Duration::from_millis(20)),
+        )
+        .expect("text");
+        for name in [
+            "ace_requests_total",
+            "ace_requests_in_flight",
+            "ace_time_to_first_byte_seconds",
+            "ace_own_overhead_seconds",
+            "ace_tokens_total",
+            "ace_ledger_waiting_rows 3",
+        ] {
             assert!(text.contains(name), "{name} is missing");
         }
     }

@@ -78,15 +78,27 @@ pub struct Node {
 impl Node {
     /// Starts a node. Must be called within the runtime that is to keep its snapshot and write its ledger.
     pub async fn start(config: &Config, parts: Parts) -> Result<Self, StartError> {
-        let Parts { db, keys: (master, older), control, listeners, metrics: metrics_listener, gateway_id } = parts;
+        let Parts {
+            db,
+            keys: (master, older),
+            control,
+            listeners,
+            metrics: metrics_listener,
+            gateway_id,
+        } = parts;
         let options = Options::of(config);
         let metrics = Arc::new(Metrics::new()?);
         let (ledger, rows) = Ledger::new(options.ledger_queue, metrics.clone());
         let vault = older.iter().fold(Vault::new(&master), Vault::with_older);
-        let (store, refresher) = Refresher::start(db.clone(), vault, Duration::from_millis(config.auth.refresh_ms)).await?;
+        let (store, refresher) =
+            Refresher::start(db.clone(), vault, Duration::from_millis(config.auth.refresh_ms)).await?;
         tokio::spawn(refresher.run());
 
-        let written = WriterOptions { batch: config.ledger.batch, flush: Duration::from_millis(config.ledger.flush_ms), gateway_id };
+        let written = WriterOptions {
+            batch: config.ledger.batch,
+            flush: Duration::from_millis(config.ledger.flush_ms),
+            gateway_id,
+        };
         let writer = Writer::new(db, &ledger, rows, written);
         let (give_up, gave_up) = oneshot::channel();
         let writer = tokio::spawn(writer.run(async {
@@ -94,7 +106,11 @@ impl Node {
         }));
         if let Some(listener) = metrics_listener {
             listener.set_nonblocking(true)?;
-            let exposed = Exposed { metrics: metrics.clone(), ledger: ledger.clone(), store: store.clone() };
+            let exposed = Exposed {
+                metrics: metrics.clone(),
+                backlog: ledger.backlog(),
+                store: store.clone(),
+            };
             tokio::spawn(expose::serve(tokio::net::TcpListener::from_std(listener)?, exposed));
         }
 
@@ -108,15 +124,34 @@ impl Node {
             uploads: Uploads::new(master.subkey(purpose::UPLOAD_URLS)),
             options,
         });
-        let server = ServerOptions { threads, limits: gateway.options.limits, max_connections: config.gateway.max_connections, tls: tls_files(config)? };
+        let server = ServerOptions {
+            threads,
+            limits: gateway.options.limits,
+            max_connections: config.gateway.max_connections,
+            tls: tls_files(config)?,
+        };
         let server = Server::start(gateway.clone(), &listeners, &server)?;
-        Ok(Self { server, gateway, writer, give_up, drain: Duration::from_millis(config.timeouts.drain) })
+        Ok(Self {
+            server,
+            gateway,
+            writer,
+            give_up,
+            drain: Duration::from_millis(config.timeouts.drain),
+        })
     }
 
     /// Stops accepting, lets requests end for as long as the configuration allows, and writes the ledger to its end.
     pub async fn stop(self) {
-        let Self { server, gateway, writer, give_up, drain } = self;
-        let left = tokio::task::spawn_blocking(move || server.stop(drain, END_GRACE)).await.unwrap_or(0);
+        let Self {
+            server,
+            gateway,
+            writer,
+            give_up,
+            drain,
+        } = self;
+        let left = tokio::task::spawn_blocking(move || server.stop(drain, END_GRACE))
+            .await
+            .unwrap_or(0);
         if left > 0 {
             tracing::warn!(requests = left, "requests were cut off at the end");
         }
@@ -146,7 +181,8 @@ fn upstreams(config: &Config, threads: usize) -> Result<Upstreams, StartError> {
     let (upstream, timeouts) = (&config.upstream, &config.timeouts);
     let ca_file = Some(upstream.ca_file.clone()).filter(|file| !file.is_empty());
     if let Some(file) = &ca_file {
-        std::fs::read(file).map_err(|error| io::Error::new(error.kind(), format!("[upstream] ca_file: {file}: {error}")))?;
+        std::fs::read(file)
+            .map_err(|error| io::Error::new(error.kind(), format!("[upstream] ca_file: {file}: {error}")))?;
     }
     let connect = ConnectOptions {
         timeout: Duration::from_millis(timeouts.connect),
@@ -155,9 +191,18 @@ fn upstreams(config: &Config, threads: usize) -> Result<Upstreams, StartError> {
         ca_file,
         allow: EgressAllow::parse(&config.egress.allow)?,
     };
-    let pool = Pool::new(threads, upstream.pool_size, Duration::from_millis(upstream.pool_idle_ms));
+    let pool = Pool::new(
+        threads,
+        upstream.pool_size,
+        Duration::from_millis(upstream.pool_idle_ms),
+    );
     let write = Duration::from_millis(timeouts.write);
-    Ok(Upstreams::new(Connector::new(connect), pool, config.limits.max_upstream_head_bytes, write))
+    Ok(Upstreams::new(
+        Connector::new(connect),
+        pool,
+        config.limits.max_upstream_head_bytes,
+        write,
+    ))
 }
 
 /// Checks the files here: what Pingora makes of bad ones is a panic.
@@ -166,19 +211,28 @@ fn tls_files(config: &Config) -> Result<Option<TlsFiles>, StartError> {
     if certificate.is_empty() && key.is_empty() {
         return Ok(None);
     }
-    let invalid = |key: &str, file: &str, why: String| io::Error::new(io::ErrorKind::InvalidData, format!("[tls] {key}: {file}: {why}"));
+    let invalid = |key: &str, file: &str, why: String| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("[tls] {key}: {file}: {why}"))
+    };
     let chain = rustls::pki_types::CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| invalid("cert_file", certificate, error.to_string()))?;
-    let private = rustls::pki_types::PrivateKeyDer::from_pem_file(key).map_err(|error| invalid("key_file", key, error.to_string()))?;
+    let private = rustls::pki_types::PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| invalid("key_file", key, error.to_string()))?;
     rustls::ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(chain, private)
         .map_err(|error| invalid("cert_file", certificate, error.to_string()))?;
-    Ok(Some(TlsFiles { certificate: certificate.clone(), key: key.clone() }))
+    Ok(Some(TlsFiles {
+        certificate: certificate.clone(),
+        key: key.clone(),
+    }))
 }
 
 /// The addresses of bound sockets.
 pub fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
-    listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    listeners
+        .iter()
+        .filter_map(|listener| listener.local_addr().ok())
+        .collect()
 }

@@ -73,7 +73,13 @@ pub struct Peer {
 
 async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
     let ticket = Ticket::new();
-    let Incoming { downstream, head, peer, tls, stop } = request;
+    let Incoming {
+        downstream,
+        head,
+        peer,
+        tls,
+        stop,
+    } = request;
     let head = match head {
         Ok(head) => head,
         Err(why) => return refuse(gateway, downstream, &ticket, head_refusal(why), Provider::OpenAi).await,
@@ -81,7 +87,9 @@ async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
     let peer = Peer { ip: peer, tls };
     let call = match route(&head.method, head.target.as_bytes(), &head.headers) {
         Ok(Route::DataPlane(call)) => call,
-        Ok(Route::Control) => return Box::pin(gateway.control.pass(gateway, downstream, head, peer, ticket, stop)).await,
+        Ok(Route::Control) => {
+            return Box::pin(gateway.control.pass(gateway, downstream, head, peer, ticket, stop)).await;
+        }
         Ok(Route::Upload(grant)) => {
             let grant = grant.to_owned();
             return Box::pin(upload(gateway, downstream, head, grant, ticket, stop)).await;
@@ -98,7 +106,14 @@ async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
     }
 }
 
-async fn upload(gateway: &Gateway, downstream: Downstream, head: RequestHead, grant: String, ticket: Ticket, stop: Stop) -> Served {
+async fn upload(
+    gateway: &Gateway,
+    downstream: Downstream,
+    head: RequestHead,
+    grant: String,
+    ticket: Ticket,
+    stop: Stop,
+) -> Served {
     match call::set_up_upload(gateway, downstream, head, &grant, ticket).await {
         Outbound::Streaming(flight) => flight.run(gateway, stop).await,
         Outbound::Over(served) => served,
@@ -106,7 +121,13 @@ async fn upload(gateway: &Gateway, downstream: Downstream, head: RequestHead, gr
 }
 
 /// Answers a refusal in the caller's dialect. Where the request was not read to its end the connection is closed.
-pub async fn refuse(gateway: &Gateway, mut downstream: Downstream, ticket: &Ticket, refusal: Refusal, dialect: Provider) -> Served {
+pub async fn refuse(
+    gateway: &Gateway,
+    mut downstream: Downstream,
+    ticket: &Ticket,
+    refusal: Refusal,
+    dialect: Provider,
+) -> Served {
     gateway.metrics.refused(refusal.reason());
     let answer = refusal.answer(dialect, &ticket.id.to_string());
     let mut head = AnswerHead::new(answer.status.as_u16(), Some(answer.body.len() as u64));

@@ -55,7 +55,13 @@ impl Default for Snapshot {
     /// Knows nobody.
     fn default() -> Self {
         let keyring = Keyring::new(Vec::new());
-        Self { keyring, keyring_version: 0, users: HashMap::new(), sessions: HashMap::new(), keys: HashMap::new() }
+        Self {
+            keyring,
+            keyring_version: 0,
+            users: HashMap::new(),
+            sessions: HashMap::new(),
+            keys: HashMap::new(),
+        }
     }
 }
 
@@ -95,7 +101,19 @@ mod tests {
 
     fn claims(session: Option<SessionId>, generation: i64) -> Claims {
         let (user, tenant) = (UserId(1), TenantId(1));
-        Claims { session, user, tenant, machine: None, provider: None, tool: String::new(), models: None, iat: 0, exp: 0, jti: Uuid::nil(), generation }
+        Claims {
+            session,
+            user,
+            tenant,
+            machine: None,
+            provider: None,
+            tool: String::new(),
+            models: None,
+            iat: 0,
+            exp: 0,
+            jti: Uuid::nil(),
+            generation,
+        }
     }
 
     #[test]
@@ -103,12 +121,24 @@ mod tests {
         let session = SessionId(Uuid::from_u128(1));
         let mut snapshot = Snapshot::default();
         assert_eq!(snapshot.standing(&claims(None, 0)), Standing::Unknown);
-        snapshot.users.insert(UserId(1), UserState { tenant: TenantId(1), generation: 2 });
+        snapshot.users.insert(
+            UserId(1),
+            UserState {
+                tenant: TenantId(1),
+                generation: 2,
+            },
+        );
         assert_eq!(snapshot.standing(&claims(None, 2)), Standing::Good);
         assert_eq!(snapshot.standing(&claims(None, 1)), Standing::Revoked);
         assert_eq!(snapshot.standing(&claims(None, 3)), Standing::Unknown);
         assert_eq!(snapshot.standing(&claims(Some(session), 2)), Standing::Unknown);
-        snapshot.sessions.insert(session, SessionState { user: UserId(1), generation: 1 });
+        snapshot.sessions.insert(
+            session,
+            SessionState {
+                user: UserId(1),
+                generation: 1,
+            },
+        );
         assert_eq!(snapshot.standing(&claims(Some(session), 3)), Standing::Good);
         assert_eq!(snapshot.standing(&claims(Some(session), 2)), Standing::Revoked);
     }
@@ -117,10 +147,28 @@ mod tests {
     fn a_token_of_another_tenant_or_of_somebody_elses_session_is_revoked() {
         let session = SessionId(Uuid::from_u128(1));
         let mut snapshot = Snapshot::default();
-        snapshot.users.insert(UserId(1), UserState { tenant: TenantId(2), generation: 0 });
+        snapshot.users.insert(
+            UserId(1),
+            UserState {
+                tenant: TenantId(2),
+                generation: 0,
+            },
+        );
         assert_eq!(snapshot.standing(&claims(None, 0)), Standing::Revoked);
-        snapshot.users.insert(UserId(1), UserState { tenant: TenantId(1), generation: 0 });
-        snapshot.sessions.insert(session, SessionState { user: UserId(9), generation: 0 });
+        snapshot.users.insert(
+            UserId(1),
+            UserState {
+                tenant: TenantId(1),
+                generation: 0,
+            },
+        );
+        snapshot.sessions.insert(
+            session,
+            SessionState {
+                user: UserId(9),
+                generation: 0,
+            },
+        );
         assert_eq!(snapshot.standing(&claims(Some(session), 0)), Standing::Revoked);
     }
 }

@@ -161,10 +161,18 @@ impl<'e> Event<'e> {
     }
 }
 
+/// The lines of an event. CR LF yields an empty line between its two bytes, which is no field.
 fn lines(raw: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let raw = raw.strip_prefix(b"\xef\xbb\xbf").unwrap_or(raw);
-    // CR LF yields an empty line between its two bytes, which is no field.
-    raw.split(|byte| matches!(byte, b'\n' | b'\r'))
+    let mut rest = raw.strip_prefix(b"\xef\xbb\xbf").unwrap_or(raw);
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let end = memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+        let line = &rest[..end];
+        rest = rest.get(end + 1..).unwrap_or_default();
+        Some(line)
+    })
 }
 
 fn field(line: &[u8]) -> (&[u8], &[u8]) {

@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 /// The directory, locked. The lock goes with the process, however it ends.
 pub struct StateDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// Why the state directory cannot be used.
@@ -28,15 +28,38 @@ impl StateDir {
     /// Makes the directory where it is missing, and locks it.
     pub fn lock(path: &Path) -> Result<Self, StateError> {
         let failed = |error| StateError::Io(path.to_owned(), error);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(failed)?;
         let path = path.canonicalize().map_err(failed)?;
         let failed = |error| StateError::Io(path.clone(), error);
-        let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(path.join("lock")).map_err(failed)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path.join("lock"))
+            .map_err(failed)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path, _lock: lock }),
+            Ok(()) => Ok(Self { path, lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::InUse(path)),
             Err(error) => Err(failed(error.into())),
         }
+    }
+
+    /// Takes the directory over with the lock of the process before.
+    pub fn inherit(path: &Path, lock: File) -> Result<Self, StateError> {
+        let path = path
+            .canonicalize()
+            .map_err(|error| StateError::Io(path.to_owned(), error))?;
+        Ok(Self { path, lock })
+    }
+
+    /// The lock, to be handed to the next process.
+    pub fn lock_file(&self) -> &File {
+        &self.lock
     }
 
     /// Where it is, as an absolute path.

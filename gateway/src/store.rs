@@ -70,8 +70,20 @@ impl Refresher {
     /// Reads the first snapshot. An error here is one at the start: the database must be there then.
     pub async fn start(db: Db, vault: Vault, interval: Duration) -> Result<(Store, Self), LoadError> {
         let (reloads, requests) = mpsc::channel(1024);
-        let store = Store { snapshot: Arc::default(), checked_at_ms: Arc::new(AtomicI64::new(0)), reloads };
-        let mut refresher = Self { db, vault, interval, store: store.clone(), requests, versions: Vec::new(), keyring: Vec::new() };
+        let store = Store {
+            snapshot: Arc::default(),
+            checked_at_ms: Arc::new(AtomicI64::new(0)),
+            reloads,
+        };
+        let mut refresher = Self {
+            db,
+            vault,
+            interval,
+            store: store.clone(),
+            requests,
+            versions: Vec::new(),
+            keyring: Vec::new(),
+        };
         refresher.reload().await?;
         Ok((store, refresher))
     }
@@ -121,7 +133,13 @@ impl Refresher {
         let at = now_ms();
         let (keyring, keyring_version) = self.load_keyring().await?;
         let (users, sessions) = (self.load_users().await?, self.load_sessions().await?);
-        let snapshot = Snapshot { keyring, keyring_version, users, sessions, keys: self.load_keys().await? };
+        let snapshot = Snapshot {
+            keyring,
+            keyring_version,
+            users,
+            sessions,
+            keys: self.load_keys().await?,
+        };
         self.store.snapshot.store(Arc::new(snapshot));
         self.store.checked_at_ms.store(at, Ordering::Relaxed);
         self.versions = versions;
@@ -129,27 +147,42 @@ impl Refresher {
     }
 
     async fn read_versions(&self) -> Result<Vec<(String, i64)>, LoadError> {
-        Ok(sqlx::query_as("SELECT topic, version FROM wakeups ORDER BY topic").fetch_all(&self.db.read).await?)
+        Ok(sqlx::query_as("SELECT topic, version FROM wakeups ORDER BY topic")
+            .fetch_all(&self.db.read)
+            .await?)
     }
 
     async fn load_keyring(&mut self) -> Result<(Keyring, u64), LoadError> {
-        let rows: Vec<(String, String, Vec<u8>)> =
-            sqlx::query_as("SELECT kid, key_id, sealed FROM signing_keys WHERE retired_at IS NULL OR retired_at > $1 ORDER BY kid")
-                .bind(now_ms())
-                .fetch_all(&self.db.read)
-                .await?;
+        let rows: Vec<(String, String, Vec<u8>)> = sqlx::query_as(
+            "SELECT kid, key_id, sealed FROM signing_keys WHERE retired_at IS NULL OR retired_at > $1 ORDER BY kid",
+        )
+        .bind(now_ms())
+        .fetch_all(&self.db.read)
+        .await?;
         let mut version = self.store.snapshot().keyring_version;
-        let seen: Vec<_> = rows.iter().map(|(kid, _, sealed)| (kid.clone(), sealed.clone())).collect();
+        let seen: Vec<_> = rows
+            .iter()
+            .map(|(kid, _, sealed)| (kid.clone(), sealed.clone()))
+            .collect();
         if seen != self.keyring {
             self.keyring = seen;
             version += 1;
         }
         let mut keys = Vec::new();
         for (kid, key_id, sealed) in rows {
-            let opened = self.vault.open(&signing_key_aad(&kid), &Sealed { key_id, bytes: sealed });
-            match opened.map_err(|error| error.to_string()).and_then(|secret| SigningKey::new(&kid, &secret).map_err(|error| error.to_string())) {
+            let opened = self
+                .vault
+                .open(&signing_key_aad(&kid), &Sealed { key_id, bytes: sealed });
+            match opened
+                .map_err(|error| error.to_string())
+                .and_then(|secret| SigningKey::new(&kid, &secret).map_err(|error| error.to_string()))
+            {
                 Ok(key) => keys.push(key),
-                Err(error) => tracing::error!(kid, error, "a signing key cannot be opened; was the encryption key changed?"),
+                Err(error) => tracing::error!(
+                    kid,
+                    error,
+                    "a signing key cannot be opened; was the encryption key changed?"
+                ),
             }
         }
         Ok((Keyring::new(keys), version))
@@ -157,8 +190,18 @@ impl Refresher {
 
     async fn load_users(&self) -> Result<HashMap<UserId, UserState>, LoadError> {
         let rows: Vec<(i64, i64, i64)> =
-            sqlx::query_as("SELECT id, tenant_id, token_generation FROM users WHERE is_active = 1").fetch_all(&self.db.read).await?;
-        let state = |(id, tenant, generation)| (UserId(id), UserState { tenant: TenantId(tenant), generation });
+            sqlx::query_as("SELECT id, tenant_id, token_generation FROM users WHERE is_active = 1")
+                .fetch_all(&self.db.read)
+                .await?;
+        let state = |(id, tenant, generation)| {
+            (
+                UserId(id),
+                UserState {
+                    tenant: TenantId(tenant),
+                    generation,
+                },
+            )
+        };
         Ok(rows.into_iter().map(state).collect())
     }
 
@@ -169,7 +212,13 @@ impl Refresher {
         .fetch_all(&self.db.read)
         .await?;
         let state = |(id, user, generation): (String, i64, i64)| {
-            Some((id.parse().ok()?, SessionState { user: UserId(user), generation }))
+            Some((
+                id.parse().ok()?,
+                SessionState {
+                    user: UserId(user),
+                    generation,
+                },
+            ))
         };
         Ok(rows.into_iter().filter_map(state).collect())
     }
@@ -185,7 +234,11 @@ impl Refresher {
         for row in rows {
             match self.read_key(&row) {
                 Ok((owner, key)) => keys.entry(owner).or_default().push(Arc::new(key)),
-                Err(error) => tracing::error!(error, key = row.try_get::<i64, _>("id").unwrap_or(0), "a provider key cannot be used"),
+                Err(error) => tracing::error!(
+                    error,
+                    key = row.try_get::<i64, _>("id").unwrap_or(0),
+                    "a provider key cannot be used"
+                ),
             }
         }
         Ok(keys)
@@ -193,12 +246,23 @@ impl Refresher {
 
     fn read_key(&self, row: &AnyRow) -> Result<((TenantId, Provider), ProviderKey), String> {
         let tenant = TenantId(get(row, "tenant_id")?);
-        let provider: Provider = get::<String>(row, "provider")?.parse().map_err(|_| "unknown provider")?;
+        let provider: Provider = get::<String>(row, "provider")?
+            .parse()
+            .map_err(|_| "unknown provider")?;
         let name: String = get(row, "key_name")?;
-        let sealed = Sealed { key_id: get(row, "key_id")?, bytes: get(row, "sealed")? };
-        let secret = self.vault.open(&api_key_aad(tenant, provider, &name), &sealed).map_err(|error| error.to_string())?;
+        let sealed = Sealed {
+            key_id: get(row, "key_id")?,
+            bytes: get(row, "sealed")?,
+        };
+        let secret = self
+            .vault
+            .open(&api_key_aad(tenant, provider, &name), &sealed)
+            .map_err(|error| error.to_string())?;
         let base_url: Option<String> = get(row, "base_url")?;
-        let base_url = base_url.as_deref().filter(|url| !url.is_empty()).unwrap_or(provider.default_base_url());
+        let base_url = base_url
+            .as_deref()
+            .filter(|url| !url.is_empty())
+            .unwrap_or(provider.default_base_url());
         let base_url = Url::parse(base_url).map_err(|error| error.to_string())?;
         let origin = Origin::of_url(&base_url, tenant.0).ok_or("the base URL has no host")?;
         let models = match get::<Option<String>>(row, "models")? {
@@ -206,7 +270,18 @@ impl Refresher {
             None => None,
         };
         let (priority, weight) = (get(row, "priority")?, get(row, "weight")?);
-        Ok(((tenant, provider), ProviderKey { id: KeyId(get(row, "id")?), secret, base_url, origin, models, priority, weight }))
+        Ok((
+            (tenant, provider),
+            ProviderKey {
+                id: KeyId(get(row, "id")?),
+                secret,
+                base_url,
+                origin,
+                models,
+                priority,
+                weight,
+            },
+        ))
     }
 }
 
@@ -218,4 +293,3 @@ fn get<'r, T: sqlx::Decode<'r, sqlx::Any> + sqlx::Type<sqlx::Any>>(row: &'r AnyR
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct LoadError(#[from] sqlx::Error);
-

@@ -24,7 +24,12 @@ impl Ticket {
     /// A ticket for a request whose head was just read.
     pub fn new() -> Self {
         let started_at_ms = now_ms();
-        Self { id: request_id(started_at_ms), started_at_ms, started: Instant::now(), waited: Duration::ZERO }
+        Self {
+            id: request_id(started_at_ms),
+            started_at_ms,
+            started: Instant::now(),
+            waited: Duration::ZERO,
+        }
     }
 
     /// Waits for something that is not our own work.
@@ -49,7 +54,10 @@ impl Ticket {
             head.headers.push("x-request-id", id);
         }
         let micros = self.own().as_micros();
-        head.headers.push("server-timing", format!("gw;dur={}.{:03}", micros / 1000, micros % 1000).as_bytes());
+        head.headers.push(
+            "server-timing",
+            format!("gw;dur={}.{:03}", micros / 1000, micros % 1000).as_bytes(),
+        );
     }
 }
 

@@ -57,13 +57,29 @@ impl Uploads {
     /// Our URL for the provider's; `None` where that is no URL.
     pub fn public_url(&self, provider_url: &[u8], begun: &Begun) -> Option<Vec<u8>> {
         let url = Url::parse(std::str::from_utf8(provider_url).ok()?).ok()?;
-        let Claims { user, tenant, session, .. } = *begun.claims;
-        let grant = UploadGrant { url: url.into(), user, tenant, key: begun.key, session, exp: now_s() + TTL_S };
+        let Claims {
+            user, tenant, session, ..
+        } = *begun.claims;
+        let grant = UploadGrant {
+            url: url.into(),
+            user,
+            tenant,
+            key: begun.key,
+            session,
+            exp: now_s() + TTL_S,
+        };
         Some(format!("{}{UPLOAD_PREFIX}{}", begun.base, sign_upload(&self.0, &grant)).into_bytes())
     }
 
     /// Sends the second step to where the grant says.
-    pub async fn ask(&self, gateway: &Gateway, token: &str, downstream: &mut Downstream, head: &RequestHead, ticket: &mut Ticket) -> Result<Asked, Stopped> {
+    pub async fn ask(
+        &self,
+        gateway: &Gateway,
+        token: &str,
+        downstream: &mut Downstream,
+        head: &RequestHead,
+        ticket: &mut Ticket,
+    ) -> Result<Asked, Stopped> {
         let (grant, url) = self.redeem(gateway, token)?;
         let call = call_of(&url, head)?;
         let body = read_body(gateway, downstream, head, ticket).await?;
@@ -85,10 +101,22 @@ impl Uploads {
                 () = downstream.gone() => None,
             }
         });
-        let begun = Begun { base: String::new(), claims: claims.clone(), key: grant.key };
+        let begun = Begun {
+            base: String::new(),
+            claims: claims.clone(),
+            key: grant.key,
+        };
         match sent.await {
             None => Err(Stopped::ClientGone),
-            Some(Ok((upstream, answer))) => Ok(Asked { call, reservation, secret: None, upstream, head: answer, usage_chunk: false, upload: Some(begun) }),
+            Some(Ok((upstream, answer))) => Ok(Asked {
+                call,
+                reservation,
+                secret: None,
+                upstream,
+                head: answer,
+                usage_chunk: false,
+                upload: Some(begun),
+            }),
             Some(Err(error)) => Err(failed(gateway, &error, &mut reservation).into()),
         }
     }
@@ -98,7 +126,12 @@ impl Uploads {
         let snapshot = gateway.gate.store().snapshot();
         // The grant was made under whatever generation holds now; what is asked is whether its owner still stands.
         let stands = match snapshot.users.get(&grant.user) {
-            Some(user) => user.tenant == grant.tenant && grant.session.is_none_or(|session| snapshot.sessions.contains_key(&session)),
+            Some(user) => {
+                user.tenant == grant.tenant
+                    && grant
+                        .session
+                        .is_none_or(|session| snapshot.sessions.contains_key(&session))
+            }
             None => false,
         };
         let url = Url::parse(&grant.url).map_err(|_| Refusal::Auth)?;
@@ -145,5 +178,11 @@ fn outgoing(head: &RequestHead, call: &Call, url: &Url, body: Bytes) -> OutReque
             headers.push(name.as_str(), value.as_bytes());
         }
     }
-    OutRequest { method: head.method.clone(), target: target_of(url), headers, body: Some(body), upgrade: None }
+    OutRequest {
+        method: head.method.clone(),
+        target: target_of(url),
+        headers,
+        body: Some(body),
+        upgrade: None,
+    }
 }

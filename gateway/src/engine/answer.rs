@@ -18,7 +18,12 @@ pub struct AnswerHead {
 impl AnswerHead {
     /// An answer whose body has `length` bytes.
     pub fn new(status: u16, length: Option<u64>) -> Self {
-        Self { status, reason: String::new(), headers: Headers::with_capacity(8), length }
+        Self {
+            status,
+            reason: String::new(),
+            headers: Headers::with_capacity(8),
+            length,
+        }
     }
 
     /// Whether an answer with this status never has a body (RFC 9110 §6.4.1).

@@ -8,8 +8,8 @@ use std::time::Duration;
 use ace_policies::ssrf::{self, EgressAllow};
 use moka::sync::Cache;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::ALPN;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::ErrorType;
 use tokio::net::UnixStream;
@@ -50,18 +50,33 @@ impl Origin {
         };
         let key = format!("{}://{host}:{port}#{tenant}", url.scheme()).into();
         let host = host.trim_start_matches('[').trim_end_matches(']').into();
-        Some(Self { key, authority, address: Address::Host { host, port, tls } })
+        Some(Self {
+            key,
+            authority,
+            address: Address::Host { host, port, tls },
+        })
     }
 
     /// A control API behind a Unix socket.
     pub fn unix(path: &str) -> Self {
-        Self { key: format!("unix:{path}").into(), authority: "localhost".into(), address: Address::Unix(path.into()) }
+        Self {
+            key: format!("unix:{path}").into(),
+            authority: "localhost".into(),
+            address: Address::Unix(path.into()),
+        }
     }
 
     /// A control node.
     pub fn control(host: &str, port: u16) -> Self {
         let authority: Arc<str> = format!("{host}:{port}").into();
-        Self { key: format!("control:{authority}").into(), authority, address: Address::Trusted { host: host.into(), port } }
+        Self {
+            key: format!("control:{authority}").into(),
+            authority,
+            address: Address::Trusted {
+                host: host.into(),
+                port,
+            },
+        }
     }
 
     /// Whether the transport is TLS.
@@ -123,8 +138,15 @@ impl Connector {
     pub fn new(options: ConnectOptions) -> Self {
         let mut transport = ConnectorOptions::new(0);
         transport.ca_file.clone_from(&options.ca_file);
-        let names = Cache::builder().max_capacity(1024).time_to_live(options.dns_ttl).build();
-        Self { transport: TransportConnector::new(Some(transport)), names, options }
+        let names = Cache::builder()
+            .max_capacity(1024)
+            .time_to_live(options.dns_ttl)
+            .build();
+        Self {
+            transport: TransportConnector::new(Some(transport)),
+            names,
+            options,
+        }
     }
 
     /// Opens a connection; where several addresses are known they are tried in turn.
@@ -156,7 +178,11 @@ impl Connector {
                 last = ConnectError::Egress(why.to_string());
                 continue;
             }
-            match self.transport.new_stream(&self.peer(SocketAddr::new(ip, port), host, tls)).await {
+            match self
+                .transport
+                .new_stream(&self.peer(SocketAddr::new(ip, port), host, tls))
+                .await
+            {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = connect_error(&error),
             }
@@ -196,9 +222,10 @@ impl Connector {
 fn connect_error(error: &pingora_error::Error) -> ConnectError {
     match error.etype() {
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => ConnectError::Timeout,
-        ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert | ErrorType::HandshakeError | ErrorType::TLSWantX509Lookup => {
-            ConnectError::Tls(root_cause(error))
-        }
+        ErrorType::TLSHandshakeFailure
+        | ErrorType::InvalidCert
+        | ErrorType::HandshakeError
+        | ErrorType::TLSWantX509Lookup => ConnectError::Tls(root_cause(error)),
         _ => ConnectError::Io(root_cause(error)),
     }
 }

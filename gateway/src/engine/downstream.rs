@@ -47,7 +47,13 @@ pub enum BodyError {
 
 impl Downstream {
     /// Reads the whole body, at most `max` bytes, within `total`.
-    pub async fn read_whole_body(&mut self, expected: Option<u64>, max: usize, total: Duration, idle: Duration) -> Result<Vec<u8>, BodyError> {
+    pub async fn read_whole_body(
+        &mut self,
+        expected: Option<u64>,
+        max: usize,
+        total: Duration,
+        idle: Duration,
+    ) -> Result<Vec<u8>, BodyError> {
         if expected.is_some_and(|length| length > max as u64) {
             return Err(BodyError::TooLarge);
         }

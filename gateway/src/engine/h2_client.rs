@@ -55,20 +55,38 @@ pub struct H2Request<'a> {
 
 impl H2Client {
     /// Opens a stream and sends the request with its whole body. The body is sent while the server's window allows.
-    pub async fn send(requests: SendRequest<Bytes>, request: H2Request<'_>, body: Bytes, deadline: Duration) -> io::Result<Self> {
-        let mut requests = timeout(deadline, requests.ready()).await.map_err(|_| ErrorKind::TimedOut)?.map_err(broken)?;
+    pub async fn send(
+        requests: SendRequest<Bytes>,
+        request: H2Request<'_>,
+        body: Bytes,
+        deadline: Duration,
+    ) -> io::Result<Self> {
+        let mut requests = timeout(deadline, requests.ready())
+            .await
+            .map_err(|_| ErrorKind::TimedOut)?
+            .map_err(broken)?;
         let mut head = Request::new(());
         *head.version_mut() = Version::HTTP_2;
         *head.method_mut() = request.method.clone();
-        *head.uri_mut() = request.uri.parse().map_err(|error: http::uri::InvalidUri| io::Error::new(ErrorKind::InvalidInput, error))?;
+        *head.uri_mut() = request
+            .uri
+            .parse()
+            .map_err(|error: http::uri::InvalidUri| io::Error::new(ErrorKind::InvalidInput, error))?;
         for (name, value) in request.headers.iter() {
-            let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) else {
+            let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
+            else {
                 continue;
             };
             head.headers_mut().append(name, value);
         }
         let (answer, stream) = requests.send_request(head, body.is_empty()).map_err(broken)?;
-        let mut session = Self { answer: Some(answer), request: stream, body: None, piece: Bytes::new(), done: false };
+        let mut session = Self {
+            answer: Some(answer),
+            request: stream,
+            body: None,
+            piece: Bytes::new(),
+            done: false,
+        };
         session.send_body(body, deadline).await?;
         Ok(session)
     }
@@ -104,7 +122,12 @@ impl H2Client {
             headers.push(name.as_str(), value.as_bytes());
         }
         let length = super::h1::head::content_length(headers.get_all("content-length"))?;
-        Ok(ResponseHead { status: parts.status.as_u16(), reason: String::new(), headers, length })
+        Ok(ResponseHead {
+            status: parts.status.as_u16(),
+            reason: String::new(),
+            headers,
+            length,
+        })
     }
 
     /// Gives what was received to `sink`; `true` at the end of the body.

@@ -29,12 +29,23 @@ pub struct H2Server {
 
 impl H2Server {
     /// Takes a stream that the connection accepted, and its request's head.
-    pub fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>, limits: &Limits) -> (Self, Result<RequestHead, HeadError>) {
+    pub fn new(
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+        limits: &Limits,
+    ) -> (Self, Result<RequestHead, HeadError>) {
         let answers_head = request.method() == http::Method::HEAD;
         let (parts, request_body) = request.into_parts();
         let head = read_head(&parts, limits);
-        let session =
-            Self { request_body, respond, body: None, out: Vec::new(), ended: false, answers_head, write_deadline: limits.write };
+        let session = Self {
+            request_body,
+            respond,
+            body: None,
+            out: Vec::new(),
+            ended: false,
+            answers_head,
+            write_deadline: limits.write,
+        };
         (session, head)
     }
 
@@ -72,10 +83,14 @@ impl H2Server {
         *response.status_mut() = http::StatusCode::from_u16(head.status).map_err(invalid)?;
         for (name, value) in head.headers.iter() {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(invalid)?;
-            response.headers_mut().append(name, HeaderValue::from_bytes(value).map_err(invalid)?);
+            response
+                .headers_mut()
+                .append(name, HeaderValue::from_bytes(value).map_err(invalid)?);
         }
         if let Some(length) = head.length.filter(|_| !head.is_bodiless()) {
-            response.headers_mut().insert(http::header::CONTENT_LENGTH, length.into());
+            response
+                .headers_mut()
+                .insert(http::header::CONTENT_LENGTH, length.into());
         }
         let end = self.answers_head || head.is_bodiless() || head.length == Some(0);
         self.body = Some(self.respond.send_response(response, end).map_err(broken)?);
@@ -109,7 +124,8 @@ impl H2Server {
                 Ok(_) => return Err(ErrorKind::ConnectionReset.into()),
                 Err(_) => return Err(ErrorKind::TimedOut.into()),
             };
-            body.send_data(data.split_to(granted.min(data.len())), false).map_err(broken)?;
+            body.send_data(data.split_to(granted.min(data.len())), false)
+                .map_err(broken)?;
         }
         Ok(())
     }
@@ -155,12 +171,20 @@ fn read_head(parts: &http::request::Parts, limits: &Limits) -> Result<RequestHea
             return Err(HeadError::Malformed("Host and :authority differ"));
         }
         (Some(one), _) | (None, Some(one)) if is_authority(one) => {
-            headers.insert(http::header::HOST, HeaderValue::from_bytes(one).map_err(|_| HeadError::Malformed("Host is not text"))?);
+            headers.insert(
+                http::header::HOST,
+                HeaderValue::from_bytes(one).map_err(|_| HeadError::Malformed("Host is not text"))?,
+            );
         }
         (None, None) => return Err(HeadError::Malformed("Host is missing")),
         _ => return Err(HeadError::Malformed("Host is not a host and port")),
     }
-    Ok(RequestHead { method: parts.method.clone(), target: target.to_owned(), version: Version::HTTP_2, headers })
+    Ok(RequestHead {
+        method: parts.method.clone(),
+        target: target.to_owned(),
+        version: Version::HTTP_2,
+        headers,
+    })
 }
 
 fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {

@@ -19,7 +19,10 @@ struct Field {
 impl Headers {
     /// An empty list with room for `fields` fields of about 40 bytes.
     pub fn with_capacity(fields: usize) -> Self {
-        Self { bytes: Vec::with_capacity(fields * 40), fields: Vec::with_capacity(fields) }
+        Self {
+            bytes: Vec::with_capacity(fields * 40),
+            fields: Vec::with_capacity(fields),
+        }
     }
 
     /// Adds a field at the end. A name longer than 64 KiB is cut off by the head limits long before it gets here.
@@ -27,7 +30,11 @@ impl Headers {
         let start = self.bytes.len() as u32;
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.extend_from_slice(value);
-        self.fields.push(Field { start, name_len: name.len() as u16, value_len: value.len() as u32 });
+        self.fields.push(Field {
+            start,
+            name_len: name.len() as u16,
+            value_len: value.len() as u32,
+        });
     }
 
     /// All fields in order, names in the case in which they came.
@@ -39,7 +46,10 @@ impl Headers {
         let value = field.start as usize + field.name_len as usize;
         let name = &self.bytes[field.start as usize..value];
         // Names are pushed as `&str` only, so this never takes the fallback.
-        (std::str::from_utf8(name).unwrap_or(""), &self.bytes[value..value + field.value_len as usize])
+        (
+            std::str::from_utf8(name).unwrap_or(""),
+            &self.bytes[value..value + field.value_len as usize],
+        )
     }
 
     /// The first value of `name`, compared without regard to case.
@@ -89,7 +99,8 @@ pub fn lists(headers: &HeaderMap, name: &str, token: &str) -> bool {
 }
 
 fn holds(list: &[u8], token: &str) -> bool {
-    list.split(|byte| *byte == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    list.split(|byte| *byte == b',')
+        .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
 /// The head of a request, validated: origin-form target, one unambiguous framing, at most one `Host`.
@@ -117,7 +128,9 @@ impl RequestHead {
 
     /// Whether the client asks to leave HTTP (a WebSocket, for instance).
     pub fn wants_upgrade(&self) -> bool {
-        self.version == Version::HTTP_11 && self.headers.contains_key("upgrade") && lists(&self.headers, "connection", "upgrade")
+        self.version == Version::HTTP_11
+            && self.headers.contains_key("upgrade")
+            && lists(&self.headers, "connection", "upgrade")
     }
 }
 

@@ -49,7 +49,10 @@ pub async fn write_all(stream: &mut Stream, bytes: &[u8], deadline: Duration) ->
     };
     match tokio::time::timeout(deadline, write).await {
         Ok(result) => result,
-        Err(_) => Err(io::Error::new(ErrorKind::TimedOut, "the peer does not take what is written to it")),
+        Err(_) => Err(io::Error::new(
+            ErrorKind::TimedOut,
+            "the peer does not take what is written to it",
+        )),
     }
 }
 

@@ -85,7 +85,9 @@ impl Pool {
     /// Closes the current thread's connections that were idle for too long or that their servers have closed.
     pub fn sweep(&self) {
         self.shard().retain(|_, origin| {
-            origin.idle.retain_mut(|(stream, since)| since.elapsed() < self.idle && is_alive(stream));
+            origin
+                .idle
+                .retain_mut(|(stream, since)| since.elapsed() < self.idle && is_alive(stream));
             !origin.idle.is_empty() || origin.shared.is_some()
         });
     }

@@ -4,6 +4,7 @@
 //! the thread that accepted it. Pingora accepts and does the TLS handshake; the sessions are ours.
 
 use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::IntoRawFd;
 use std::pin::Pin;
@@ -12,14 +13,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use std::io;
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use pingora_core::apps::ServerApp;
 use pingora_core::listeners::tls::TlsSettings;
-use pingora_core::listeners::{ListenerConfig, L4BufferSettings};
+use pingora_core::listeners::{L4BufferSettings, ListenerConfig};
 use pingora_core::protocols::ALPN;
 use pingora_core::server::{Fds, ShutdownWatch};
 use pingora_core::services::Service as PingoraService;
@@ -168,16 +168,30 @@ impl Server {
         let (shutdown, shutdowns) = watch::channel(false);
         let active = Arc::new(AtomicUsize::new(0));
         let connections = Arc::new(AtomicUsize::new(0));
-        let stop = Stop { phase: phases, active: active.clone() };
+        let stop = Stop {
+            phase: phases,
+            active: active.clone(),
+        };
         let mut threads = Vec::new();
         for index in 0..options.threads.max(1) {
-            let app = App { service: service.clone(), limits: options.limits, connections: connections.clone(), max_connections: options.max_connections, stop: stop.clone() };
+            let app = App {
+                service: service.clone(),
+                limits: options.limits,
+                connections: connections.clone(),
+                max_connections: options.max_connections,
+                stop: stop.clone(),
+            };
             let (fds, endpoints) = listen_again(listeners, options)?;
             let (service, shutdowns, stop) = (service.clone(), shutdowns.clone(), stop.clone());
             let thread = std::thread::Builder::new().name(format!("gateway-{index}"));
             threads.push(thread.spawn(move || run_thread(index, service, app, endpoints, fds, shutdowns, stop))?);
         }
-        Ok(Self { phase, shutdown, active, threads })
+        Ok(Self {
+            phase,
+            shutdown,
+            active,
+            threads,
+        })
     }
 
     /// Requests in flight.
@@ -223,7 +237,8 @@ fn listen_again(listeners: &[TcpListener], options: &ServerOptions) -> io::Resul
         fds.add(name.clone(), listener.try_clone()?.into_raw_fd());
         let mut endpoint = ListenerConfig::tcp(name).l4_buffer(L4BufferSettings::unbuffered());
         if let Some(files) = &options.tls {
-            let mut tls = TlsSettings::intermediate(&files.certificate, &files.key).map_err(|error| io::Error::other(error.to_string()))?;
+            let mut tls = TlsSettings::intermediate(&files.certificate, &files.key)
+                .map_err(|error| io::Error::other(error.to_string()))?;
             tls.set_alpn(ALPN::H2H1);
             endpoint = endpoint.tls(tls);
         }
@@ -232,7 +247,15 @@ fn listen_again(listeners: &[TcpListener], options: &ServerOptions) -> io::Resul
     Ok((fds, endpoints))
 }
 
-fn run_thread<S: Service>(index: usize, service: Arc<S>, app: App<S>, endpoints: Vec<ListenerConfig>, fds: Fds, shutdowns: watch::Receiver<bool>, mut stop: Stop) {
+fn run_thread<S: Service>(
+    index: usize,
+    service: Arc<S>,
+    app: App<S>,
+    endpoints: Vec<ListenerConfig>,
+    fds: Fds,
+    shutdowns: watch::Receiver<bool>,
+    mut stop: Stop,
+) {
     use_shard(index);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -282,7 +305,10 @@ impl<S: Service> ServerApp for App<S> {
     async fn process_new(self: &Arc<Self>, stream: Stream, _shutdown: &ShutdownWatch) -> Option<Stream> {
         let count = Counted::new(&self.connections);
         if count.before >= self.max_connections {
-            tracing::warn!(limit = self.max_connections, "too many connections, one was closed at once");
+            tracing::warn!(
+                limit = self.max_connections,
+                "too many connections, one was closed at once"
+            );
             return None;
         }
         let connection = Connection::new(self, stream, count)?;
@@ -298,7 +324,10 @@ struct Counted {
 
 impl Counted {
     fn new(connections: &Arc<AtomicUsize>) -> Self {
-        Self { connections: connections.clone(), before: connections.fetch_add(1, Ordering::Relaxed) }
+        Self {
+            connections: connections.clone(),
+            before: connections.fetch_add(1, Ordering::Relaxed),
+        }
     }
 }
 
@@ -320,9 +349,19 @@ struct Connection<S> {
 
 impl<S: Service> Connection<S> {
     fn new(app: &App<S>, stream: Stream, count: Counted) -> Option<Self> {
-        let peer: SocketAddr = stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()))?;
+        let peer: SocketAddr = stream
+            .get_socket_digest()
+            .and_then(|digest| digest.peer_addr().and_then(|peer| peer.as_inet().copied()))?;
         let tls = stream.get_ssl_digest().is_some();
-        Some(Self { service: app.service.clone(), stream, limits: app.limits, peer: peer.ip().to_canonical(), tls, stop: app.stop.clone(), _count: count })
+        Some(Self {
+            service: app.service.clone(),
+            stream,
+            limits: app.limits,
+            peer: peer.ip().to_canonical(),
+            tls,
+            stop: app.stop.clone(),
+            _count: count,
+        })
     }
 
     async fn run(mut self) {
@@ -359,7 +398,15 @@ impl<S: Service> Connection<S> {
     }
 
     async fn run_h1(self, first: BytesMut) {
-        let Self { service, stream, limits, peer, tls, mut stop, _count } = self;
+        let Self {
+            service,
+            stream,
+            limits,
+            peer,
+            tls,
+            mut stop,
+            _count,
+        } = self;
         let mut session = Box::new(H1Server::new(stream));
         session.unread(&first);
         drop(first);
@@ -379,7 +426,13 @@ impl<S: Service> Connection<S> {
                 session.close_after();
             }
             let active = stop.enter();
-            let request = Incoming { downstream: Downstream::H1(session), head, peer, tls, stop: stop.clone() };
+            let request = Incoming {
+                downstream: Downstream::H1(session),
+                head,
+                peer,
+                tls,
+                stop: stop.clone(),
+            };
             let served = service.serve(request).await;
             drop(active);
             session = match served {
@@ -391,7 +444,15 @@ impl<S: Service> Connection<S> {
     }
 
     async fn run_h2(self, first: BytesMut) {
-        let Self { service, stream, limits, peer, tls, mut stop, _count } = self;
+        let Self {
+            service,
+            stream,
+            limits,
+            peer,
+            tls,
+            mut stop,
+            _count,
+        } = self;
         let mut builder = h2::server::Builder::new();
         builder
             .max_concurrent_streams(256)
@@ -400,7 +461,9 @@ impl<S: Service> Connection<S> {
             .initial_connection_window_size(4 * 1024 * 1024)
             .max_pending_accept_reset_streams(32)
             .max_local_error_reset_streams(Some(128));
-        let Ok(Ok(mut connection)) = tokio::time::timeout(limits.head, builder.handshake(Rewound { first, stream })).await else {
+        let Ok(Ok(mut connection)) =
+            tokio::time::timeout(limits.head, builder.handshake(Rewound { first, stream })).await
+        else {
             return;
         };
         let streams = Arc::new(AtomicUsize::new(0));
@@ -421,7 +484,13 @@ impl<S: Service> Connection<S> {
             };
             let (session, head) = H2Server::new(request, respond, &limits);
             let head = head.map_err(HeadRefusal::Head);
-            let request = Incoming { downstream: Downstream::H2(Box::new(session)), head, peer, tls, stop: stop.clone() };
+            let request = Incoming {
+                downstream: Downstream::H2(Box::new(session)),
+                head,
+                peer,
+                tls,
+                stop: stop.clone(),
+            };
             let (service, active) = (service.clone(), (stop.enter(), Counted::new(&streams)));
             tokio::spawn(async move {
                 if let Served::Answered(Downstream::H2(session)) = service.serve(request).await {

@@ -88,7 +88,9 @@ impl fmt::Display for UpstreamError {
         match self {
             Self::Connect(why) => why.fmt(f),
             Self::Broken(AnswerError::Io(error)) => write!(f, "the connection broke: {error}"),
-            Self::Broken(AnswerError::Closed) => f.write_str("the connection was closed before the answer was complete"),
+            Self::Broken(AnswerError::Closed) => {
+                f.write_str("the connection was closed before the answer was complete")
+            }
             Self::Broken(AnswerError::Malformed(why)) => write!(f, "the answer is not HTTP: {why}"),
             Self::Broken(AnswerError::HeadTooLarge) => f.write_str("the head of the answer is too large"),
             Self::Timeout => f.write_str("no answer in time"),
@@ -99,7 +101,12 @@ impl fmt::Display for UpstreamError {
 impl Upstreams {
     /// `max_head` bounds the heads of answers; `write_deadline` is for the provider to take what is written to it.
     pub fn new(connector: Connector, pool: Pool, max_head: usize, write_deadline: Duration) -> Self {
-        Self { connector, pool, max_head, write_deadline }
+        Self {
+            connector,
+            pool,
+            max_head,
+            write_deadline,
+        }
     }
 
     /// The pool, for its sweeper.
@@ -111,7 +118,12 @@ impl Upstreams {
     ///
     /// A pooled connection that turns out to be closed before any byte of an answer is replaced once: the server closed it
     /// while the request was on its way.
-    pub async fn request(&self, origin: &Origin, request: &OutRequest, first_byte: Duration) -> Result<(Upstream, ResponseHead), UpstreamError> {
+    pub async fn request(
+        &self,
+        origin: &Origin,
+        request: &OutRequest,
+        first_byte: Duration,
+    ) -> Result<(Upstream, ResponseHead), UpstreamError> {
         if let Some(stream) = self.pool.take(&origin.key) {
             match self.exchange(H1Client::new(stream), origin, request, first_byte).await {
                 Err((UpstreamError::Broken(AnswerError::Closed | AnswerError::Io(_)), false)) => {}
@@ -119,25 +131,46 @@ impl Upstreams {
             }
         } else if let Some(shared) = self.pool.shared(&origin.key) {
             match self.exchange_h2(shared, origin, request, first_byte).await {
-                Err((UpstreamError::Broken(AnswerError::Closed | AnswerError::Io(_)), false)) => self.pool.unshare(&origin.key),
+                Err((UpstreamError::Broken(AnswerError::Closed | AnswerError::Io(_)), false)) => {
+                    self.pool.unshare(&origin.key)
+                }
                 result => return result.map_err(|(error, _)| error),
             }
         }
         let stream = self.connector.connect(origin).await.map_err(UpstreamError::Connect)?;
         if Connector::is_http2(&stream) {
-            let shared = handshake(stream, self.max_head).await.map_err(|error| UpstreamError::Connect(ConnectError::Io(error.to_string())))?;
+            let shared = handshake(stream, self.max_head)
+                .await
+                .map_err(|error| UpstreamError::Connect(ConnectError::Io(error.to_string())))?;
             self.pool.share(&origin.key, shared.clone());
-            return self.exchange_h2(shared, origin, request, first_byte).await.map_err(|(error, _)| error);
+            return self
+                .exchange_h2(shared, origin, request, first_byte)
+                .await
+                .map_err(|(error, _)| error);
         }
-        self.exchange(H1Client::new(stream), origin, request, first_byte).await.map_err(|(error, _)| error)
+        self.exchange(H1Client::new(stream), origin, request, first_byte)
+            .await
+            .map_err(|(error, _)| error)
     }
 
     /// The `bool` of the error: whether any byte of an answer came.
-    async fn exchange(&self, mut session: H1Client, origin: &Origin, request: &OutRequest, first_byte: Duration) -> Result<(Upstream, ResponseHead), (UpstreamError, bool)> {
+    async fn exchange(
+        &self,
+        mut session: H1Client,
+        origin: &Origin,
+        request: &OutRequest,
+        first_byte: Duration,
+    ) -> Result<(Upstream, ResponseHead), (UpstreamError, bool)> {
         let body = request.body.as_deref().unwrap_or(&[]);
-        let sent = session.send(wire_head(origin, request), body, self.write_deadline).await;
+        let sent = session
+            .send(wire_head(origin, request), body, self.write_deadline)
+            .await;
         // Even after a failed write there may be an answer: servers refuse large bodies early.
-        let answer = tokio::time::timeout(first_byte, session.read_head(self.max_head, request.method == Method::HEAD)).await;
+        let answer = tokio::time::timeout(
+            first_byte,
+            session.read_head(self.max_head, request.method == Method::HEAD),
+        )
+        .await;
         match (sent, answer) {
             (_, Ok(Ok(head))) => Ok((Upstream::H1(session, origin.key.clone()), head)),
             (Err(error), _) => Err((UpstreamError::Broken(AnswerError::Io(error)), session.was_answered())),
@@ -146,7 +179,13 @@ impl Upstreams {
         }
     }
 
-    async fn exchange_h2(&self, shared: h2::client::SendRequest<Bytes>, origin: &Origin, request: &OutRequest, first_byte: Duration) -> Result<(Upstream, ResponseHead), (UpstreamError, bool)> {
+    async fn exchange_h2(
+        &self,
+        shared: h2::client::SendRequest<Bytes>,
+        origin: &Origin,
+        request: &OutRequest,
+        first_byte: Duration,
+    ) -> Result<(Upstream, ResponseHead), (UpstreamError, bool)> {
         let scheme = if origin.is_tls() { "https" } else { "http" };
         let uri = format!("{scheme}://{}{}", origin.authority, request.target);
         let mut headers = request.headers.clone();
@@ -154,9 +193,15 @@ impl Upstreams {
         if let Some(body) = &body {
             headers.push("content-length", body.len().to_string().as_bytes());
         }
-        let head = H2Request { method: &request.method, uri, headers: &headers };
+        let head = H2Request {
+            method: &request.method,
+            uri,
+            headers: &headers,
+        };
         let broken = |error: io::Error| (UpstreamError::Broken(AnswerError::Io(error)), false);
-        let mut session = H2Client::send(shared, head, body.unwrap_or_default(), self.write_deadline).await.map_err(broken)?;
+        let mut session = H2Client::send(shared, head, body.unwrap_or_default(), self.write_deadline)
+            .await
+            .map_err(broken)?;
         match tokio::time::timeout(first_byte, session.read_head()).await {
             Ok(Ok(head)) => Ok((Upstream::H2(session), head)),
             Ok(Err(error)) => Err((UpstreamError::Broken(error), true)),

@@ -10,6 +10,17 @@ const MAX_VALUE: usize = 64 * 1024;
 /// No key that is wanted is longer.
 const MAX_KEY: usize = 64;
 
+/// Bytes that mean something outside strings.
+const MEANS: [bool; 256] = {
+    let mut means = [false; 256];
+    let mut at = 0;
+    while at < b"\":,{}[]".len() {
+        means[b"\":,{}[]"[at] as usize] = true;
+        at += 1;
+    }
+    means
+};
+
 /// Reads one JSON text in pieces, and picks members of the object that it is, or of the objects in the array that it is.
 #[derive(Debug)]
 pub struct Picker {
@@ -127,11 +138,8 @@ impl Picker {
 
     /// Numbers, literals and white space, up to the next byte that means something.
     fn plain(&mut self, chunk: &[u8], at: usize) -> usize {
-        let means = |byte: &u8| matches!(byte, b'"' | b':' | b',' | b'{' | b'}' | b'[' | b']');
-        let end = chunk[at + 1..]
-            .iter()
-            .position(means)
-            .map_or(chunk.len(), |long| at + 1 + long);
+        let end = chunk[at + 1..].iter().position(|byte| MEANS[usize::from(*byte)]);
+        let end = end.map_or(chunk.len(), |long| at + 1 + long);
         self.keep(&chunk[at..end]);
         end
     }

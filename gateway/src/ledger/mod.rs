@@ -74,7 +74,15 @@ impl Ledger {
     /// A ledger that admits requests while fewer than `limit` rows wait, and the receiving end for its writer.
     pub fn new(limit: usize, metrics: Arc<Metrics>) -> (Self, mpsc::UnboundedReceiver<Entry>) {
         let (rows, receiver) = mpsc::unbounded_channel();
-        (Self { rows, waiting: Arc::default(), limit, metrics }, receiver)
+        (
+            Self {
+                rows,
+                waiting: Arc::default(),
+                limit,
+                metrics,
+            },
+            receiver,
+        )
     }
 
     /// Rows that are not in the database yet.
@@ -82,9 +90,19 @@ impl Ledger {
         self.waiting.load(Ordering::Relaxed)
     }
 
+    /// The same figure for somebody who must not keep the ledger open.
+    pub fn backlog(&self) -> Backlog {
+        Backlog(self.waiting.clone())
+    }
+
     /// Takes the request's place in the ledger; `None` while too many rows wait: what cannot be recorded is not admitted.
     pub fn reserve(&self, entry: Entry, started: Instant) -> Option<Reservation> {
-        (self.waiting() < self.limit).then(|| Reservation { entry: Some(Box::new(entry)), meter: None, started, ledger: self.clone() })
+        (self.waiting() < self.limit).then(|| Reservation {
+            entry: Some(Box::new(entry)),
+            meter: None,
+            started,
+            ledger: self.clone(),
+        })
     }
 
     fn settle(&self, entry: Entry) {
@@ -93,6 +111,21 @@ impl Ledger {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             tracing::error!("the ledger's writer is gone; a row is lost");
         }
+    }
+}
+
+/// How many rows wait to be written.
+#[derive(Clone)]
+pub struct Backlog(Arc<AtomicUsize>);
+
+impl Backlog {
+    /// Rows that are not in the database yet.
+    pub fn rows(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn written(&self, rows: usize) {
+        self.0.fetch_sub(rows, Ordering::Relaxed);
     }
 }
 
@@ -108,7 +141,9 @@ pub struct Reservation {
 impl Reservation {
     /// The row, to be filled as the request goes on.
     pub fn entry(&mut self) -> &mut Entry {
-        self.entry.as_mut().expect("the entry is there until the reservation is dropped")
+        self.entry
+            .as_mut()
+            .expect("the entry is there until the reservation is dropped")
     }
 
     /// Has the answer read by `meter` from here on.
@@ -144,7 +179,9 @@ impl Drop for Reservation {
         let duration = self.started.elapsed();
         entry.duration_ms = millis(duration);
         let first_byte = entry.ttfb_ms.map(Duration::from_millis);
-        self.ledger.metrics.answered(entry.provider, entry.status, first_byte, duration, &entry.usage);
+        self.ledger
+            .metrics
+            .answered(entry.provider, entry.status, first_byte, duration, &entry.usage);
         self.ledger.settle(*entry);
     }
 }

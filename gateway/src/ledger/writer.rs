@@ -9,7 +9,7 @@ use sqlx::{Any, AnyConnection};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Entry, Ledger};
+use super::{Backlog, Entry, Ledger};
 
 /// Columns of `request_ledger` in the order in which [`bind`] binds them.
 const COLUMNS: &str = "request_id, tenant_id, user_id, session_id, machine_id, tool, provider, api_key_id, method, path, model_asked, \
@@ -37,7 +37,7 @@ pub struct WriterOptions {
 pub struct Writer {
     db: Db,
     rows: mpsc::UnboundedReceiver<Entry>,
-    ledger: std::sync::Weak<std::sync::atomic::AtomicUsize>,
+    backlog: Backlog,
     options: WriterOptions,
     full_statement: String,
 }
@@ -45,8 +45,13 @@ pub struct Writer {
 impl Writer {
     /// A writer for the rows of `ledger`.
     pub fn new(db: Db, ledger: &Ledger, rows: mpsc::UnboundedReceiver<Entry>, options: WriterOptions) -> Self {
-        let ledger = std::sync::Arc::downgrade(&ledger.waiting);
-        Self { db, rows, ledger, options, full_statement: statement(ROWS) }
+        Self {
+            db,
+            rows,
+            backlog: ledger.backlog(),
+            options,
+            full_statement: statement(ROWS),
+        }
     }
 
     /// Writes until every sender is gone and every row is written, or until `give_up` says that it must end.
@@ -65,9 +70,7 @@ impl Writer {
                     }
                 }
             }
-            if let Some(waiting) = self.ledger.upgrade() {
-                waiting.fetch_sub(batch.len(), std::sync::atomic::Ordering::Relaxed);
-            }
+            self.backlog.written(batch.len());
             batch.clear();
         }
     }
@@ -115,11 +118,16 @@ impl Writer {
 
 fn statement(rows: usize) -> String {
     let row = |row: usize| {
-        let numbers: Vec<_> = (1..=COLUMN_COUNT).map(|column| format!("${}", row * COLUMN_COUNT + column)).collect();
+        let numbers: Vec<_> = (1..=COLUMN_COUNT)
+            .map(|column| format!("${}", row * COLUMN_COUNT + column))
+            .collect();
         format!("({})", numbers.join(","))
     };
     let rows: Vec<_> = (0..rows).map(row).collect();
-    format!("INSERT INTO request_ledger ({COLUMNS}) VALUES {} ON CONFLICT (request_id) DO NOTHING", rows.join(","))
+    format!(
+        "INSERT INTO request_ledger ({COLUMNS}) VALUES {} ON CONFLICT (request_id) DO NOTHING",
+        rows.join(",")
+    )
 }
 
 fn bind<'q>(query: Query<'q, Any, AnyArguments>, row: &Entry, gateway_id: &str) -> Query<'q, Any, AnyArguments> {

@@ -1,7 +1,6 @@
 //! OpenAI's dialect: chat completions, Responses and what is shaped like them (embeddings, images, transcriptions).
 
 use ace_policies::usage::Usage;
-use memchr::memmem;
 use serde_json::json;
 
 use super::tally::Tally;
@@ -19,14 +18,17 @@ pub(super) fn event(tally: &mut Tally, event: Event<'_>) {
         return;
     }
     let Some(members) = Members::of(event.data) else { return };
-    let mut choices: &[u8] = b"";
+    let (mut has_choice, mut finished) = (false, false);
     let mut usage = None;
     for member in members.map_while(Result::ok) {
         let value = &event.data[member.value];
         match &event.data[member.key] {
             b"choices" => {
-                choices = value;
-                tally.text_bytes += json::text_bytes(value, is_text);
+                has_choice = !matches!(json::first_of(value), None | Some(b']'));
+                json::strings(value, |key, text| {
+                    tally.text_bytes += if is_text(key) { text.len() as u64 } else { 0 };
+                    finished |= key == b"finish_reason";
+                });
             }
             b"delta" if value.starts_with(b"\"") => tally.text_bytes += value.len() as u64 - 2,
             b"usage" if value.starts_with(b"{") => usage = Some(value),
@@ -37,11 +39,10 @@ pub(super) fn event(tally: &mut Tally, event: Event<'_>) {
             key => member_of_answer(tally, key, value),
         }
     }
-    let finished = is_finished(choices);
     if let Some(object) = usage {
         tally.tell(read(object));
         // Some servers tell the usage so far in every chunk.
-        tally.is_final = finished || json::elements(choices).next().is_none();
+        tally.is_final = finished || !has_choice;
     }
     tally.ended |= finished;
 }
@@ -122,15 +123,6 @@ fn ended_by(tally: &mut Tally, kind: &[u8]) {
         br#""error""#,
     ];
     tally.ended |= last.contains(&kind);
-}
-
-fn is_finished(choices: &[u8]) -> bool {
-    let reason = memmem::find(choices, b"\"finish_reason\"").map(|at| &choices[at + b"\"finish_reason\"".len()..]);
-    reason.is_some_and(|rest| {
-        rest.trim_ascii_start()
-            .strip_prefix(b":")
-            .is_some_and(|rest| rest.trim_ascii_start().starts_with(b"\""))
-    })
 }
 
 /// Reads a usage object in the words of chat (`prompt_tokens`) or of Responses (`input_tokens`). Cached tokens are part

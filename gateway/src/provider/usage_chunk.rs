@@ -1,7 +1,7 @@
 //! Takes the usage-only chunk out of a stream again where the gateway asked for it and the client did not: clients that
 //! never asked crash on its empty `choices`.
 
-use memchr::{memchr2, memmem};
+use memchr::memchr2;
 
 use crate::json;
 use crate::sse::{Boundaries, Event};
@@ -110,14 +110,9 @@ fn settle(event: &[u8], scratch: &mut Vec<u8>, out: &mut Vec<u8>) -> Fate {
 }
 
 fn is_usage_only(event: &[u8], scratch: &mut Vec<u8>) -> bool {
-    // Cheap and almost always decisive.
-    if memmem::find(event, b"\"usage\"").is_none() {
-        return false;
-    }
     let data = Event::read(event, scratch).data;
-    let has_choice = |choices: &[u8]| json::elements(choices).next().is_some();
-    json::begins(data, "choices").is_some_and(|choices| choices.starts_with(b"[") && !has_choice(choices))
-        && json::find(data, "usage").is_some_and(|usage| usage.starts_with(b"{"))
+    // An ordinary chunk is decided by its first choice; the rest of it need not be read.
+    first_choice(data) == Some(b']') && json::find(data, "usage").is_some_and(|usage| usage.starts_with(b"{"))
 }
 
 /// Whether an event that begins like this may still be the chunk: nothing in it contradicts.
@@ -126,15 +121,16 @@ fn may_be_usage_only(begin: &[u8], scratch: &mut Vec<u8>) -> bool {
     if !matches!(data[json::start(data)..].first(), None | Some(b'{')) {
         return false;
     }
-    let first_choice = |choices: &[u8]| {
-        choices
-            .get(1..)
-            .and_then(|rest| rest.trim_ascii_start().first().copied())
-    };
-    match json::begins(data, "choices") {
-        // Not reached yet, or just about to begin.
-        None | Some([]) => true,
-        Some(choices) => choices.starts_with(b"[") && matches!(first_choice(choices), None | Some(b']')),
+    matches!(first_choice(data), None | Some(b']'))
+}
+
+/// What the list of choices begins with; `]` where it is empty, `None` where the data does not reach that far.
+fn first_choice(data: &[u8]) -> Option<u8> {
+    let choices = json::begins(data, "choices")?;
+    if choices.starts_with(b"[") {
+        json::first_of(choices)
+    } else {
+        choices.first().copied()
     }
 }
 

@@ -21,20 +21,24 @@ pub(super) fn checked(target: &[u8]) -> Result<&str, PathRefusal> {
 
 /// Refuses dot segments, empty segments, and slashes, backslashes or control bytes in any spelling.
 pub(super) fn check_segments(path: &str) -> Result<(), PathRefusal> {
-    if path.contains("//") {
+    if path.bytes().zip(path.bytes().skip(1)).any(|pair| pair == (b'/', b'/')) {
         return Err(Bad("the path has an empty segment"));
     }
-    if path.contains('\\') {
+    if path.bytes().any(|byte| byte == b'\\') {
         return Err(Bad("the path has a backslash"));
     }
-    if path.contains('%') {
+    if path.bytes().any(|byte| byte == b'%') {
         check_escapes(path)?;
     }
-    let dots = |segment: &str| matches!(segment, "." | "..") || segment.starts_with("..;");
-    if path.split('/').any(|segment| dots(&decoded(segment))) {
+    if path.split('/').any(is_dots) {
         return Err(Bad("the path has a dot segment"));
     }
     Ok(())
+}
+
+/// With parameters behind them, some servers still take dots for a dot segment.
+fn is_dots(segment: &str) -> bool {
+    matches!(segment, "." | "..") || segment.starts_with("..;") || segment.starts_with(".;")
 }
 
 fn check_escapes(path: &str) -> Result<(), PathRefusal> {

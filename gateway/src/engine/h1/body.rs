@@ -17,18 +17,35 @@ enum State {
     Length(u64),
     UntilClose,
     /// In a chunk-size line: the size so far, how many digits it has, bytes of the line seen.
-    Size { size: u64, digits: u8, seen: usize },
+    Size {
+        size: u64,
+        digits: u8,
+        seen: usize,
+    },
     /// Past the size, in an extension.
-    Extension { size: u64, seen: usize },
+    Extension {
+        size: u64,
+        seen: usize,
+    },
     /// The line feed that ends a size line.
-    SizeEnd { size: u64 },
-    Data { left: u64 },
+    SizeEnd {
+        size: u64,
+    },
+    Data {
+        left: u64,
+    },
     DataReturn,
     DataFeed,
     /// At the start of a trailer line.
-    Trailer { seen: usize },
-    TrailerLine { seen: usize },
-    TrailerFeed { seen: usize },
+    Trailer {
+        seen: usize,
+    },
+    TrailerLine {
+        seen: usize,
+    },
+    TrailerFeed {
+        seen: usize,
+    },
     /// The line feed that ends the message.
     LastFeed,
     Done,
@@ -45,17 +62,31 @@ pub struct Decoded {
 impl Decoder {
     /// A body of exactly `length` bytes.
     pub fn length(length: u64) -> Self {
-        Self { state: if length == 0 { State::Done } else { State::Length(length) } }
+        Self {
+            state: if length == 0 {
+                State::Done
+            } else {
+                State::Length(length)
+            },
+        }
     }
 
     /// A chunked body.
     pub fn chunked() -> Self {
-        Self { state: State::Size { size: 0, digits: 0, seen: 0 } }
+        Self {
+            state: State::Size {
+                size: 0,
+                digits: 0,
+                seen: 0,
+            },
+        }
     }
 
     /// A body that ends with the connection.
     pub fn until_close() -> Self {
-        Self { state: State::UntilClose }
+        Self {
+            state: State::UntilClose,
+        }
     }
 
     /// Whether the whole body was decoded.
@@ -74,7 +105,10 @@ impl Decoder {
         while at < wire.len() && self.state != State::Done {
             at += self.step(&wire[at..], sink)?;
         }
-        Ok(Decoded { consumed: at, done: self.is_done() })
+        Ok(Decoded {
+            consumed: at,
+            done: self.is_done(),
+        })
     }
 
     /// One state on, never on empty input; returns how many bytes it took.
@@ -88,7 +122,11 @@ impl Decoder {
             }
             State::Data { left } => {
                 let (taken, left) = take(wire, left, sink);
-                self.state = if left == 0 { State::DataReturn } else { State::Data { left } };
+                self.state = if left == 0 {
+                    State::DataReturn
+                } else {
+                    State::Data { left }
+                };
                 return Ok(taken);
             }
             State::UntilClose => {
@@ -104,16 +142,23 @@ impl Decoder {
             },
             State::DataReturn => expect(byte, b'\r', State::DataFeed, "a chunk is longer than its size")?,
             State::DataFeed => {
-                let next = State::Size { size: 0, digits: 0, seen: 0 };
+                let next = State::Size {
+                    size: 0,
+                    digits: 0,
+                    seen: 0,
+                };
                 expect(byte, b'\n', next, "a chunk does not end in CRLF")?
             }
             State::Trailer { .. } if byte == b'\r' => State::LastFeed,
             State::Trailer { seen } => trailer_byte(byte, seen)?,
             State::TrailerLine { seen } if byte == b'\r' => State::TrailerFeed { seen: seen + 1 },
             State::TrailerLine { seen } => trailer_byte(byte, seen)?,
-            State::TrailerFeed { seen } => {
-                expect(byte, b'\n', State::Trailer { seen: seen + 1 }, "a trailer does not end in CRLF")?
-            }
+            State::TrailerFeed { seen } => expect(
+                byte,
+                b'\n',
+                State::Trailer { seen: seen + 1 },
+                "a trailer does not end in CRLF",
+            )?,
             State::LastFeed => expect(byte, b'\n', State::Done, "a chunked body does not end in CRLF")?,
             State::Done => State::Done,
         };
@@ -139,7 +184,11 @@ fn size_byte(byte: u8, size: u64, digits: u8, seen: usize) -> Result<State, Malf
     if digits == 16 {
         return Err(Malformed("a chunk size is too large"));
     }
-    Ok(State::Size { size: size << 4 | u64::from(digit), digits: digits + 1, seen: seen + 1 })
+    Ok(State::Size {
+        size: size << 4 | u64::from(digit),
+        digits: digits + 1,
+        seen: seen + 1,
+    })
 }
 
 fn extension_byte(byte: u8, size: u64, seen: usize) -> Result<State, Malformed> {
@@ -160,7 +209,11 @@ fn trailer_byte(byte: u8, seen: usize) -> Result<State, Malformed> {
 }
 
 fn expect(byte: u8, wanted: u8, next: State, otherwise: &'static str) -> Result<State, Malformed> {
-    if byte == wanted { Ok(next) } else { Err(Malformed(otherwise)) }
+    if byte == wanted {
+        Ok(next)
+    } else {
+        Err(Malformed(otherwise))
+    }
 }
 
 /// Appends one chunk in chunked framing. Nothing for empty data, which would end the body.
@@ -200,7 +253,9 @@ mod tests {
         for piece in 1..=wire.len() {
             let got = decode_in_pieces(Decoder::chunked(), wire, piece);
             match (&got, want) {
-                (Ok((body, consumed, done)), Ok(want)) => assert_eq!((&body[..], *consumed, *done), want, "piece {piece}"),
+                (Ok((body, consumed, done)), Ok(want)) => {
+                    assert_eq!((&body[..], *consumed, *done), want, "piece {piece}")
+                }
                 (Err(_), Err(())) => {}
                 _ => panic!("piece {piece}: {got:?}"),
             }
@@ -210,7 +265,10 @@ mod tests {
     #[test]
     fn chunked_bodies_are_decoded_whatever_the_cuts() {
         check_chunked(b"5\r\nhello\r\n0\r\n\r\nrest", Ok((b"hello", 15, true)));
-        check_chunked(b"A;x=\"y\"\r\n0123456789\r\n1 \r\n!\r\n0\r\nX: y\r\nZ: \r\n\r\n", Ok((b"0123456789!", 46, true)));
+        check_chunked(
+            b"A;x=\"y\"\r\n0123456789\r\n1 \r\n!\r\n0\r\nX: y\r\nZ: \r\n\r\n",
+            Ok((b"0123456789!", 44, true)),
+        );
         check_chunked(b"00003\r\nabc\r\n0;\r\n\r\n", Ok((b"abc", 18, true)));
         check_chunked(b"3\r\nabc\r\n", Ok((b"abc", 8, false)));
     }
@@ -245,9 +303,15 @@ mod tests {
 
     #[test]
     fn length_bodies_stop_at_their_length() {
-        assert_eq!(decode_in_pieces(Decoder::length(3), b"abcdef", 2), Ok((b"abc".to_vec(), 3, true)));
+        assert_eq!(
+            decode_in_pieces(Decoder::length(3), b"abcdef", 2),
+            Ok((b"abc".to_vec(), 3, true))
+        );
         assert!(Decoder::length(0).is_done());
-        assert_eq!(decode_in_pieces(Decoder::until_close(), b"abc", 2), Ok((b"abc".to_vec(), 3, false)));
+        assert_eq!(
+            decode_in_pieces(Decoder::until_close(), b"abc", 2),
+            Ok((b"abc".to_vec(), 3, false))
+        );
     }
 
     proptest! {

@@ -57,7 +57,13 @@ impl H1Client {
     /// A session on a fresh or pooled connection.
     pub fn new(stream: Stream) -> Self {
         let body = Decoder::length(0);
-        Self { stream, buffer: BytesMut::new(), body, persistent: false, answered: false }
+        Self {
+            stream,
+            buffer: BytesMut::new(),
+            body,
+            persistent: false,
+            answered: false,
+        }
     }
 
     /// Writes a request: a complete head with its blank line, and the body.
@@ -81,7 +87,11 @@ impl H1Client {
 
     /// Reads the head of the answer, past interim answers other than 101. Cancel-safe.
     pub async fn read_head(&mut self, max_bytes: usize, to_head: bool) -> Result<ResponseHead, AnswerError> {
-        let limits = head::HeadLimits { bytes: max_bytes, fields: 256, target: 0 };
+        let limits = head::HeadLimits {
+            bytes: max_bytes,
+            fields: 256,
+            target: 0,
+        };
         let mut seen = 0;
         loop {
             match head::find_end(&self.buffer, seen, &limits) {
@@ -98,7 +108,11 @@ impl H1Client {
                 }
                 Ok(None) => seen = self.buffer.len(),
                 Err(head::HeadError::TooLarge) => return Err(AnswerError::HeadTooLarge),
-                Err(_) => return Err(AnswerError::Malformed("a line of the answer's head ends in LF without CR")),
+                Err(_) => {
+                    return Err(AnswerError::Malformed(
+                        "a line of the answer's head ends in LF without CR",
+                    ));
+                }
             }
             if fill(&mut self.stream, &mut self.buffer).await? == 0 {
                 return Err(AnswerError::Closed);
@@ -148,7 +162,14 @@ pub fn is_alive(stream: &mut Stream) -> bool {
     let mut buffer = ReadBuf::new(&mut byte);
     let mut cx = Context::from_waker(Waker::noop());
     // Outside of the cooperative budget: a task that has used its budget up would see every connection as alive.
-    matches!(std::pin::pin!(tokio::task::unconstrained(std::future::poll_fn(|cx| Pin::new(&mut *stream).poll_read(cx, &mut buffer)))).poll(&mut cx), Poll::Pending)
+    matches!(
+        std::pin::pin!(tokio::task::unconstrained(std::future::poll_fn(|cx| Pin::new(
+            &mut *stream
+        )
+        .poll_read(cx, &mut buffer))))
+        .poll(&mut cx),
+        Poll::Pending
+    )
 }
 
 impl From<AnswerError> for io::Error {

@@ -70,19 +70,33 @@ pub fn parse_request(head: &Bytes, limits: &HeadLimits) -> Result<(RequestHead, 
         Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
         Err(_) => return Err(HeadError::Malformed("not an HTTP/1 request head")),
     }
-    let method = request.method.and_then(|method| Method::from_bytes(method.as_bytes()).ok());
+    let method = request
+        .method
+        .and_then(|method| Method::from_bytes(method.as_bytes()).ok());
     let (Some(method), Some(target)) = (method, request.path) else {
         return Err(HeadError::Malformed("not an HTTP/1 request line"));
     };
     if request.headers.len() > limits.fields {
         return Err(HeadError::TooLarge);
     }
-    let version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    let version = if request.version == Some(0) {
+        Version::HTTP_10
+    } else {
+        Version::HTTP_11
+    };
     let headers = map_fields(head, request.headers)?;
     check_target(target, limits)?;
     check_host(&headers, version)?;
     let decoder = request_framing(&headers, version)?;
-    Ok((RequestHead { method, target: target.to_owned(), version, headers }, decoder))
+    Ok((
+        RequestHead {
+            method,
+            target: target.to_owned(),
+            version,
+            headers,
+        },
+        decoder,
+    ))
 }
 
 /// Values are slices of the head, not copies.
@@ -116,7 +130,9 @@ fn check_target(target: &str, limits: &HeadLimits) -> Result<(), HeadError> {
         return Err(HeadError::Malformed("the request target is not a path"));
     }
     if !target.bytes().all(|byte| matches!(byte, 0x21..=0x7e)) {
-        return Err(HeadError::Malformed("the request target holds a character that must be percent-encoded"));
+        return Err(HeadError::Malformed(
+            "the request target holds a character that must be percent-encoded",
+        ));
     }
     Ok(())
 }
@@ -136,7 +152,10 @@ fn check_host(headers: &HeaderMap, version: Version) -> Result<(), HeadError> {
 
 /// Whether these bytes can be host and port: nothing that starts a path, a query or user information.
 pub fn is_authority(host: &[u8]) -> bool {
-    host.len() <= 255 && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]%".contains(byte))
+    host.len() <= 255
+        && host
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]%".contains(byte))
 }
 
 fn request_framing(headers: &HeaderMap, version: Version) -> Result<Decoder, HeadError> {
@@ -168,7 +187,9 @@ pub fn content_length<'v>(mut lengths: impl Iterator<Item = &'v [u8]>) -> Result
     if length.is_empty() || length.len() > 19 || !length.iter().all(u8::is_ascii_digit) {
         return Err(Malformed("Content-Length is not a number"));
     }
-    let length = length.iter().fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    let length = length
+        .iter()
+        .fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
     Ok(Some(length))
 }
 
@@ -188,7 +209,16 @@ pub fn parse_response(head: &[u8], to_head: bool) -> Result<(ResponseHead, Decod
     let length = content_length(headers.get_all("content-length"))?;
     let persistent = is_persistent(&headers, response.version);
     let decoder = response_framing(&headers, status, length, to_head)?;
-    Ok((ResponseHead { status, reason, headers, length }, decoder, persistent))
+    Ok((
+        ResponseHead {
+            status,
+            reason,
+            headers,
+            length,
+        },
+        decoder,
+        persistent,
+    ))
 }
 
 fn is_persistent(headers: &Headers, version: Option<u8>) -> bool {
@@ -216,7 +246,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LIMITS: HeadLimits = HeadLimits { bytes: 4096, fields: 16, target: 100 };
+    const LIMITS: HeadLimits = HeadLimits {
+        bytes: 4096,
+        fields: 16,
+        target: 100,
+    };
 
     fn parse(wire: &[u8]) -> Result<(RequestHead, Decoder), HeadError> {
         match find_end(wire, 0, &LIMITS)? {
@@ -232,8 +266,12 @@ mod tests {
 
     #[test]
     fn an_ordinary_request_is_read_as_it_came() {
-        let (head, body) = parse(b"POST /v1/x?a=b HTTP/1.1\r\nHost: h:1\r\nX-Y:  z \r\nContent-Length: 3\r\n\r\n").expect("valid");
-        assert_eq!((head.method.as_str(), head.path(), head.query()), ("POST", "/v1/x", Some("a=b")));
+        let (head, body) =
+            parse(b"POST /v1/x?a=b HTTP/1.1\r\nHost: h:1\r\nX-Y:  z \r\nContent-Length: 3\r\n\r\n").expect("valid");
+        assert_eq!(
+            (head.method.as_str(), head.path(), head.query()),
+            ("POST", "/v1/x", Some("a=b"))
+        );
         assert_eq!(head.headers["x-y"], "z");
         assert!(!body.is_done());
     }
@@ -242,27 +280,75 @@ mod tests {
     fn what_parsers_disagree_on_is_refused() {
         use HeadError::Malformed;
         for (wire, why) in [
-            (&b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n"[..], "more than one Content-Length"),
-            (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n", "Content-Length is not a number"),
-            (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n", "Content-Length is not a number"),
-            (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", "Content-Length is not a number"),
-            (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "both Content-Length and Transfer-Encoding"),
-            (b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "Transfer-Encoding is not exactly `chunked`"),
-            (b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", "Transfer-Encoding is not exactly `chunked`"),
-            (b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n", "Transfer-Encoding is not exactly `chunked`"),
-            (b"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", "Transfer-Encoding in an HTTP/1.0 request"),
+            (
+                &b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n"[..],
+                "more than one Content-Length",
+            ),
+            (
+                b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n",
+                "Content-Length is not a number",
+            ),
+            (
+                b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n",
+                "Content-Length is not a number",
+            ),
+            (
+                b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
+                "Content-Length is not a number",
+            ),
+            (
+                b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "both Content-Length and Transfer-Encoding",
+            ),
+            (
+                b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+                "Transfer-Encoding is not exactly `chunked`",
+            ),
+            (
+                b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "Transfer-Encoding is not exactly `chunked`",
+            ),
+            (
+                b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n",
+                "Transfer-Encoding is not exactly `chunked`",
+            ),
+            (
+                b"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "Transfer-Encoding in an HTTP/1.0 request",
+            ),
             (b"GET / HTTP/1.1\r\n\r\n", "Host is missing"),
             (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "more than one Host"),
             (b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", "Host is not a host and port"),
             (b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n", "Host is not a host and port"),
-            (b"GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n", "the request target is not a path"),
-            (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", "the request target is not a path"),
-            (b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "the request target is not a path"),
+            (
+                b"GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+                "the request target is not a path",
+            ),
+            (
+                b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+                "the request target is not a path",
+            ),
+            (
+                b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+                "the request target is not a path",
+            ),
             (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", "not an HTTP/1 request head"),
-            (b"GET / HTTP/1.1\r\nHost: a\r\n x: folded\r\n\r\n", "not an HTTP/1 request head"),
-            (b"GET / HTTP/1.1\nHost: a\r\n\r\n", "a line of the head ends in LF without CR"),
-            (b"GET / HTTP/1.1\r\nHost: a\n\r\n\r\n", "a line of the head ends in LF without CR"),
-            (b"GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n", "not an HTTP/1 request head"),
+            (
+                b"GET / HTTP/1.1\r\nHost: a\r\n x: folded\r\n\r\n",
+                "not an HTTP/1 request head",
+            ),
+            (
+                b"GET / HTTP/1.1\nHost: a\r\n\r\n",
+                "a line of the head ends in LF without CR",
+            ),
+            (
+                b"GET / HTTP/1.1\r\nHost: a\n\r\n\r\n",
+                "a line of the head ends in LF without CR",
+            ),
+            (
+                b"GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n",
+                "not an HTTP/1 request head",
+            ),
             (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", "not an HTTP/1 request head"),
             (b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", "not an HTTP/1 request head"),
         ] {
@@ -284,13 +370,37 @@ mod tests {
 
     #[test]
     fn answers_are_framed_by_rfc_9112() {
-        let framed = |wire: &str, to_head| parse_response(wire.as_bytes(), to_head).map(|(head, body, persistent)| (head.status, body.is_done(), body.is_until_close(), persistent));
-        assert_eq!(framed("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", false), Ok((200, false, false, true)));
-        assert_eq!(framed("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", true), Ok((200, true, false, true)));
-        assert_eq!(framed("HTTP/1.1 200\r\nConnection: close\r\n\r\n", false), Ok((200, false, true, false)));
-        assert_eq!(framed("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false), Ok((200, true, false, false)));
-        assert_eq!(framed("HTTP/1.1 204 No Content\r\n\r\n", false), Ok((204, true, false, true)));
-        assert!(framed("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", false).is_err());
+        let framed = |wire: &str, to_head| {
+            parse_response(wire.as_bytes(), to_head)
+                .map(|(head, body, persistent)| (head.status, body.is_done(), body.is_until_close(), persistent))
+        };
+        assert_eq!(
+            framed("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", false),
+            Ok((200, false, false, true))
+        );
+        assert_eq!(
+            framed("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", true),
+            Ok((200, true, false, true))
+        );
+        assert_eq!(
+            framed("HTTP/1.1 200\r\nConnection: close\r\n\r\n", false),
+            Ok((200, false, true, false))
+        );
+        assert_eq!(
+            framed("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", false),
+            Ok((200, true, false, false))
+        );
+        assert_eq!(
+            framed("HTTP/1.1 204 No Content\r\n\r\n", false),
+            Ok((204, true, false, true))
+        );
+        assert!(
+            framed(
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+                false
+            )
+            .is_err()
+        );
         assert!(framed("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", false).is_err());
         assert!(framed("garbage\r\n\r\n", false).is_err());
     }

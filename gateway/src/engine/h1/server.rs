@@ -144,7 +144,9 @@ impl H1Server {
     pub async fn read_body(&mut self, body: &mut Vec<u8>, idle: Duration) -> Result<bool, BodyError> {
         if std::mem::take(&mut self.expects_continue) && self.ahead.is_empty() {
             let line = b"HTTP/1.1 100 Continue\r\n\r\n";
-            write_all(&mut self.stream, line, self.write_deadline).await.map_err(|_| BodyError::Gone)?;
+            write_all(&mut self.stream, line, self.write_deadline)
+                .await
+                .map_err(|_| BodyError::Gone)?;
         }
         let before = body.len();
         loop {
@@ -312,7 +314,10 @@ impl H1Server {
 
 fn reason(head: &AnswerHead) -> &str {
     match head.reason.as_str() {
-        "" => http::StatusCode::from_u16(head.status).ok().and_then(|status| status.canonical_reason()).unwrap_or(""),
+        "" => http::StatusCode::from_u16(head.status)
+            .ok()
+            .and_then(|status| status.canonical_reason())
+            .unwrap_or(""),
         reason => reason,
     }
 }
