@@ -3,8 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
-
 use crate::{Answer, Ask, Ca, H2Client, Wire};
 
 /// Opens connections to one address.
@@ -24,12 +22,6 @@ impl Door {
             None => Wire::connect(self.address).await,
             Some(ca) => Wire::connect_tls(self.address, ca).await,
         }
-    }
-
-    /// A connection, if somebody still listens.
-    pub async fn wire_if_open(&self) -> Option<Wire> {
-        TcpStream::connect(self.address).await.ok()?;
-        Some(self.wire().await)
     }
 
     pub async fn h2(&self) -> H2Client {

@@ -374,6 +374,7 @@ impl<S: Wired> Connection<S> {
     }
 
     async fn fill(&mut self) -> io::Result<()> {
+        self.buffer.reserve(64 * 1024);
         match self.stream.read_buf(&mut self.buffer).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             _ => Ok(()),

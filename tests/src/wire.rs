@@ -260,6 +260,8 @@ impl Wire {
         if let Some(end) = self.ended {
             return Err(end);
         }
+        // Room for whatever has come, so that a chunk that came whole is read whole.
+        self.buffer.reserve(64 * 1024);
         let end = match tokio::time::timeout(patience, self.stream.read_buf(&mut self.buffer)).await {
             Err(_) => return Err(End::Silence),
             Ok(Ok(0)) => End::Closed,
@@ -282,11 +284,6 @@ impl Wire {
             .tcp()
             .set_zero_linger()
             .expect("a socket that takes options");
-    }
-
-    /// Makes the receive window small, so that a reader who does not read is felt soon.
-    pub fn local_port(&self) -> u16 {
-        self.stream.tcp().local_addr().map_or(0, |address| address.port())
     }
 }
 
