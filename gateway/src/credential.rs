@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, header};
 use percent_encoding::percent_decode_str;
 
-use crate::route::is_key;
+use crate::route::{X_API_KEY, X_GOOG_API_KEY, is_key};
 
 /// OpenAI's browsers send the key as a WebSocket subprotocol of this name.
 const SUBPROTOCOL: &str = "openai-insecure-api-key.";
@@ -29,7 +29,7 @@ impl<'r> Candidates<'r> {
         for value in headers.get_all(header::AUTHORIZATION) {
             found.add(value.to_str().ok().and_then(bearer));
         }
-        for name in ["x-api-key", "x-goog-api-key"] {
+        for name in [&X_API_KEY, &X_GOOG_API_KEY] {
             for value in headers.get_all(name) {
                 found.add(value.to_str().ok());
             }

@@ -224,7 +224,15 @@ pub fn count(value: &[u8]) -> Option<u64> {
 pub const MOST: u64 = (i64::MAX / 8) as u64;
 
 /// Steps over the value at `at`, checking its structure, and returns where it ends.
-pub fn skip(text: &[u8], mut at: usize) -> Result<usize, Fault> {
+pub fn skip(text: &[u8], at: usize) -> Result<usize, Fault> {
+    match byte(text, at)? {
+        b'{' | b'[' => skip_container(text, at),
+        b'"' => Ok(string_end(text, at + 1)? + 1),
+        _ => scalar_end(text, at),
+    }
+}
+
+fn skip_container(text: &[u8], mut at: usize) -> Result<usize, Fault> {
     let mut nest = Nest::default();
     loop {
         match byte(text, at)? {
@@ -341,8 +349,8 @@ fn string_end(text: &[u8], mut at: usize) -> Result<usize, Fault> {
 fn special(text: &[u8]) -> Option<usize> {
     const WORDS: usize = 4;
     let mut at = 0;
-    for word in text.chunks_exact(8).take(WORDS) {
-        let word = word.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    for word in text.as_chunks().0.iter().take(WORDS) {
+        let word = u64::from_le_bytes(*word);
         let found = has(word, b'"') | has(word, b'\\');
         if found != 0 {
             return Some(at + found.trailing_zeros() as usize / 8);

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use ace_policies::provider::Provider;
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use percent_encoding::percent_decode_str;
 
 pub use crate::route::api::{Api, ModelPlace};
@@ -20,6 +20,11 @@ pub const PROXY_PREFIX: &str = "/api/remote/llm-proxy";
 
 /// Where the gateway serves its rewritten Gemini upload URLs; the signed grant follows. No provider has such a path.
 pub const UPLOAD_PREFIX: &str = "/api/remote/llm-proxy/-/upload/";
+
+/// Looked up by name they would be parsed for every request.
+pub(crate) static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(crate) static X_GOOG_API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
+static ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Route<'t> {
@@ -241,9 +246,9 @@ pub fn query(target: &[u8]) -> Option<&str> {
 }
 
 fn told_by_header(query: Option<&str>, headers: &HeaderMap) -> (Provider, ToldBy) {
-    if headers.contains_key("anthropic-version") {
+    if headers.contains_key(&ANTHROPIC_VERSION) {
         (Provider::Anthropic, ToldBy::Header)
-    } else if headers.contains_key("x-goog-api-key") || query.is_some_and(|query| query.split('&').any(is_key)) {
+    } else if headers.contains_key(&X_GOOG_API_KEY) || query.is_some_and(|query| query.split('&').any(is_key)) {
         (Provider::Google, ToldBy::Header)
     } else {
         (Provider::OpenAi, ToldBy::Default)

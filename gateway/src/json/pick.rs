@@ -10,16 +10,19 @@ const MAX_VALUE: usize = 64 * 1024;
 /// No key that is wanted is longer.
 const MAX_KEY: usize = 64;
 
-/// Bytes that mean something outside strings.
-const MEANS: [bool; 256] = {
-    let mut means = [false; 256];
+/// Bytes that mean something outside strings; between the elements of an inner array commas mean nothing.
+const MEANS: [bool; 256] = marked(b"\":,{}[]");
+const MEANS_IN_ARRAY: [bool; 256] = marked(b"\":{}[]");
+
+const fn marked(bytes: &[u8]) -> [bool; 256] {
+    let mut marked = [false; 256];
     let mut at = 0;
-    while at < b"\":,{}[]".len() {
-        means[b"\":,{}[]"[at] as usize] = true;
+    while at < bytes.len() {
+        marked[bytes[at] as usize] = true;
         at += 1;
     }
-    means
-};
+    marked
+}
 
 /// Reads one JSON text in pieces, and picks members of the object that it is, or of the objects in the array that it is.
 #[derive(Debug)]
@@ -138,7 +141,9 @@ impl Picker {
 
     /// Numbers, literals and white space, up to the next byte that means something.
     fn plain(&mut self, chunk: &[u8], at: usize) -> usize {
-        let end = chunk[at + 1..].iter().position(|byte| MEANS[usize::from(*byte)]);
+        let in_array = self.nest.depth > 1 && self.nest.innermost() == Some(false);
+        let means = if in_array { &MEANS_IN_ARRAY } else { &MEANS };
+        let end = chunk[at + 1..].iter().position(|byte| means[usize::from(*byte)]);
         let end = end.map_or(chunk.len(), |long| at + 1 + long);
         self.keep(&chunk[at..end]);
         end

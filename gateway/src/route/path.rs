@@ -75,6 +75,9 @@ fn decode_all(path: &str) -> Result<Cow<'_, str>, PathRefusal> {
 
 /// The path as its provider will read it.
 pub(super) fn decoded(path: &str) -> Cow<'_, str> {
+    if memchr::memchr(b'%', path.as_bytes()).is_none() {
+        return Cow::Borrowed(path);
+    }
     percent_decode_str(path).decode_utf8_lossy()
 }
 
