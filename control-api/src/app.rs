@@ -185,3 +185,6 @@ fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
     let error = ApiError::internal(text.unwrap_or_else(|| "a handler panicked".to_owned()));
     axum::response::IntoResponse::into_response(error)
 }
+
+#[cfg(test)]
+mod tests;

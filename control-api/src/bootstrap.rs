@@ -119,3 +119,6 @@ fn judged(password: Secret) -> Result<Secret, ApiError> {
     }
     Ok(password)
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,3 +48,6 @@ fn address(edge: &EdgeHeaders) -> String {
     let scheme = if edge.scheme == "https" { "https" } else { "http" };
     format!("{scheme}://{host}")
 }
+
+#[cfg(test)]
+mod tests;

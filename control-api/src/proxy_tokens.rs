@@ -162,3 +162,6 @@ fn base_urls(edge: &EdgeHeaders) -> BaseUrls {
         google: origin,
     }
 }
+
+#[cfg(test)]
+mod tests;

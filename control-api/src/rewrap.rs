@@ -117,3 +117,6 @@ async fn rewrap_batch(app: &App, table: Table) -> Result<u64, ApiError> {
     write.commit().await?;
     Ok(count)
 }
+
+#[cfg(test)]
+mod tests;

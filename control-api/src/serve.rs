@@ -160,3 +160,6 @@ fn refuse_living(path: &Path) -> io::Result<()> {
         Err(_) => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,3 +95,6 @@ async fn insert(app: &App, write: &mut Write, active_at: i64) -> Result<String, 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

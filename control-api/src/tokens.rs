@@ -190,3 +190,6 @@ fn judge(wish: &Wish, now: i64) -> Result<(), ApiError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

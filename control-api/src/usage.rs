@@ -217,3 +217,6 @@ impl Tokens {
         Ok(tokens)
     }
 }
+
+#[cfg(test)]
+mod tests;

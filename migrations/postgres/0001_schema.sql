@@ -239,10 +239,19 @@ $$;
 CREATE TRIGGER audit_log_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
     FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_append_only();
 
+-- Where the chain ends: the number of its entries and the hash of the last. Locked while an entry is added.
+CREATE TABLE audit_head (
+    id      BIGINT PRIMARY KEY CHECK (id = 1),
+    entries BIGINT NOT NULL,
+    hash    TEXT NOT NULL
+);
+
+INSERT INTO audit_head (id, entries, hash) VALUES (1, 0, '');
+
 -- A version says "look again"; it is counted up in the transaction that changes what it stands for.
 CREATE TABLE wakeups (
     topic   TEXT PRIMARY KEY,
     version BIGINT NOT NULL
 );
 
-INSERT INTO wakeups (topic, version) VALUES ('auth', 0), ('keys', 0), ('audit', 0);
+INSERT INTO wakeups (topic, version) VALUES ('auth', 0), ('keys', 0);

@@ -241,10 +241,19 @@ BEGIN
     SELECT RAISE(ABORT, 'audit_log is append only');
 END;
 
+-- Where the chain ends: the number of its entries and the hash of the last. Locked while an entry is added.
+CREATE TABLE audit_head (
+    id      INTEGER PRIMARY KEY CHECK (id = 1),
+    entries INTEGER NOT NULL,
+    hash    TEXT NOT NULL
+) STRICT;
+
+INSERT INTO audit_head (id, entries, hash) VALUES (1, 0, '');
+
 -- A version says "look again"; it is counted up in the transaction that changes what it stands for.
 CREATE TABLE wakeups (
     topic   TEXT PRIMARY KEY,
     version INTEGER NOT NULL
 ) STRICT;
 
-INSERT INTO wakeups (topic, version) VALUES ('auth', 0), ('keys', 0), ('audit', 0);
+INSERT INTO wakeups (topic, version) VALUES ('auth', 0), ('keys', 0);

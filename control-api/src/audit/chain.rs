@@ -39,8 +39,7 @@ pub(crate) async fn append(
     keys: &Keys,
     now: i64,
 ) -> Result<(), sqlx::Error> {
-    lock(connection).await?;
-    let previous_hash = head(connection).await?;
+    let previous_hash = lock(connection).await?;
     let link = Link {
         at: now,
         actor_user_id: entry.actor.map(|user| user.0),
@@ -56,21 +55,25 @@ pub(crate) async fn append(
         key_id: keys.current.clone(),
         previous_hash,
     };
-    insert(connection, &link, &link.hash(&keys.keys[&keys.current])).await
+    let hash = link.hash(&keys.keys[&keys.current]);
+    insert(connection, &link, &hash).await?;
+    advance(connection, &hash).await
 }
 
-/// Lets one transaction at a time add to the chain. A statement of its own: what is read afterwards is then the newest,
-/// on PostgreSQL too. The entry's number is given out under this lock, so numbers follow the chain.
-async fn lock(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE wakeups SET version = version + 1 WHERE topic = 'audit'")
+/// Lets one transaction at a time add to the chain, and returns the hash it ends with. The entry's number is given out
+/// under this lock, so numbers follow the chain.
+async fn lock(connection: &mut AnyConnection) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar("UPDATE audit_head SET entries = entries + 1 WHERE id = 1 RETURNING hash")
+        .fetch_one(connection)
+        .await
+}
+
+async fn advance(connection: &mut AnyConnection, hash: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE audit_head SET hash = $1 WHERE id = 1")
+        .bind(hash)
         .execute(connection)
         .await
         .map(drop)
-}
-
-async fn head(connection: &mut AnyConnection) -> Result<String, sqlx::Error> {
-    let hash = sqlx::query_scalar("SELECT hash FROM audit_log ORDER BY id DESC LIMIT 1");
-    Ok(hash.fetch_optional(connection).await?.unwrap_or_default())
 }
 
 async fn insert(connection: &mut AnyConnection, link: &Link, hash: &str) -> Result<(), sqlx::Error> {

@@ -173,3 +173,17 @@ fn quoted(cell: &str) -> String {
     };
     format!("\"{guard}{}\"", cell.replace('"', "\"\""))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sheet_takes_no_cell_for_a_formula() {
+        assert_eq!(quoted("plain"), "\"plain\"");
+        assert_eq!(quoted("say \"hi\""), "\"say \"\"hi\"\"\"");
+        for formula in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1"] {
+            assert_eq!(quoted(formula), format!("\"'{formula}\""));
+        }
+    }
+}

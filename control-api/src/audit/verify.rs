@@ -8,7 +8,8 @@ use crate::App;
 /// Entries read at a time.
 const BATCH: i64 = 1000;
 
-/// A whole chain. To notice that its end was cut off, compare with what an earlier check said.
+/// A whole chain. Whoever can write to the database can also cut off its end and the note of where it ends: to notice
+/// that, compare with what an earlier check said.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Verified {
     pub entries: u64,
@@ -23,6 +24,8 @@ pub enum Broken {
     Changed(i64),
     #[error("an entry before audit entry {0} is missing, or entries were moved")]
     Gap(i64),
+    #[error("entries at the end of the audit log are missing: {expected} were written, {found} are there")]
+    Cut { expected: i64, found: u64 },
     #[error("audit entry {0} was made under master key {1}; give it as OPENACE_ENCRYPTION_KEY_PREVIOUS to check it")]
     UnknownKey(i64, String),
     #[error("the database did not answer: {0}")]
@@ -44,7 +47,7 @@ impl App {
                 .fetch_all(&self.db().read)
                 .await?;
             if rows.is_empty() {
-                return Ok(verified);
+                return self.verify_head(verified).await;
             }
             for row in &rows {
                 last = row.try_get("id")?;
@@ -53,6 +56,29 @@ impl App {
                 verified.entries += 1;
             }
         }
+    }
+
+    async fn verify_head(&self, verified: Verified) -> Result<Verified, Broken> {
+        let row = sqlx::query("SELECT entries, hash FROM audit_head WHERE id = 1")
+            .fetch_one(&self.db().read)
+            .await?;
+        let (expected, hash): (i64, String) = (row.try_get("entries")?, row.try_get("hash")?);
+        // More than was found may have been added since; less, or another end, may not.
+        let grown =
+            i64::try_from(verified.entries).is_ok_and(|found| found < expected) && self.goes_on(&verified).await?;
+        if hash == verified.head || grown {
+            return Ok(verified);
+        }
+        Err(Broken::Cut {
+            expected,
+            found: verified.entries,
+        })
+    }
+
+    /// Whether an entry was added after the one that was the last.
+    async fn goes_on(&self, verified: &Verified) -> Result<bool, sqlx::Error> {
+        let next = sqlx::query("SELECT COUNT(*) FROM audit_log WHERE previous_hash = $1").bind(&verified.head);
+        Ok(next.fetch_one(&self.db().read).await?.try_get::<i64, _>(0)? > 0)
     }
 
     fn verify_link(&self, id: i64, link: &Link, previous: &str, hash: String) -> Result<String, Broken> {

@@ -136,3 +136,14 @@ async fn lock(connection: &mut AnyConnection, id: i64) -> Result<(Key, Sealed), 
 fn open(app: &App, key: &Key, sealed: &Sealed) -> Result<Secret, ApiError> {
     app.vault().open(&key.aad()?, sealed).map_err(ApiError::internal)
 }
+
+/// What a gateway would send.
+#[cfg(test)]
+pub(crate) async fn opened(app: &App, id: i64) -> Secret {
+    let mut connection = app.db().write.acquire().await.unwrap();
+    let (key, sealed) = lock(&mut connection, id).await.unwrap();
+    open(app, &key, &sealed).unwrap()
+}
+
+#[cfg(test)]
+mod tests;

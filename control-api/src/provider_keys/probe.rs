@@ -199,3 +199,44 @@ fn reason(error: &reqwest::Error) -> String {
     }
     format!("the provider cannot be reached: {innermost}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn resolves(name: &str, allow: &[&str]) -> bool {
+        let allow = EgressAllow::parse(allow).unwrap();
+        Guarded(allow).resolve(name.parse().unwrap()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn trap_34_a_name_that_leads_inside_is_not_followed() {
+        assert!(!resolves("localhost", &[]).await);
+        assert!(resolves("localhost", &["localhost"]).await);
+        assert!(resolves("localhost", &["127.0.0.0/8", "::1"]).await);
+    }
+
+    #[test]
+    fn each_provider_has_its_list_of_models() {
+        for (provider, base, url) in [
+            (
+                Provider::OpenAi,
+                "https://api.openai.com/v1",
+                "https://api.openai.com/v1/models",
+            ),
+            (
+                Provider::Anthropic,
+                "https://api.anthropic.com",
+                "https://api.anthropic.com/v1/models",
+            ),
+            (
+                Provider::Anthropic,
+                "https://proxy.example/v1/",
+                "https://proxy.example/v1/models",
+            ),
+            (Provider::Google, "https://g.example", "https://g.example/v1beta/models"),
+        ] {
+            assert_eq!(models_url(provider, base), url);
+        }
+    }
+}

@@ -189,3 +189,6 @@ pub(crate) async fn revoke_logins(write: &mut Write, id: UserId, keep: Option<i6
         .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
