@@ -19,8 +19,10 @@ use super::{GatewayUrl, Reach};
 /// Connects a hyper client over TCP or TLS, HTTP/2 where the gateway offers it.
 pub type Connector = HttpsConnector<HttpConnector<GuardedResolver>>;
 
-/// A peer that went away without a word is noticed after a few of these.
+/// A peer that went away without a word is noticed after a minute: silence, then unanswered probes.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+const TCP_PROBE: Duration = Duration::from_secs(10);
+const TCP_PROBES: u32 = 3;
 
 impl GatewayUrl {
     /// The connector that goes only where this URL may go. TLS trusts the system's certificates, or those that
@@ -34,6 +36,8 @@ impl GatewayUrl {
         http.set_nodelay(true);
         http.set_connect_timeout(Some(connect_timeout));
         http.set_keepalive(Some(TCP_KEEPALIVE));
+        http.set_keepalive_interval(Some(TCP_PROBE));
+        http.set_keepalive_retries(Some(TCP_PROBES));
         let tls = HttpsConnectorBuilder::new().with_tls_config(self.tls_config()?);
         Ok(tls.https_or_http().enable_all_versions().wrap_connector(http))
     }
