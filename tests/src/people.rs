@@ -72,8 +72,11 @@ impl Person {
     }
 
     /// The same person at another door, with the same login.
-    pub(crate) fn at(&mut self, door: &Door) {
-        self.door = door.clone();
+    pub fn at(&self, door: &Door) -> Self {
+        Self {
+            door: door.clone(),
+            ..self.clone()
+        }
     }
 
     /// Every request that the log holds, oldest first, once there are `count` of them.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::{Answer, Ask, Ca, Door, H2Client, Person, Program, Provider, Wire, program};
+use crate::{Answer, Ask, Ca, Door, H2Client, Person, Postgres, Program, Provider, Wire, program};
 
 const PASSWORD: &str = "correct horse battery staple";
 
@@ -30,9 +30,17 @@ pub struct World {
     pub provider: Provider,
     pub admin: Person,
     pub alice: Person,
+    toml: String,
     environment: Vec<(String, String)>,
     // Last: its folder must outlive the program.
     state: TempDir,
+}
+
+/// Another gateway, or another node of the control API, with the database of a world.
+pub struct Node {
+    pub program: Program,
+    pub door: Door,
+    _state: TempDir,
 }
 
 /// How a world differs from the usual one.
@@ -209,8 +217,43 @@ impl World {
         self.gateway = gateway;
         self.door.address = address(&ready["url"]);
         self.metrics = address(&ready["metrics_url"]);
-        self.admin.at(&self.door);
-        self.alice.at(&self.door);
+        self.admin = self.admin.at(&self.door);
+        self.alice = self.alice.at(&self.door);
+    }
+
+    /// Starts another gateway with the same configuration, these additions to it and these flags.
+    pub async fn another_gateway(&self, toml: &str, flags: &[&str]) -> Node {
+        let state = TempDir::new().expect("a temporary folder");
+        std::fs::write(state.path().join("gateway.toml"), format!("{}\n{toml}", self.toml)).expect("a folder of ours");
+        let mut command = command(state.path(), &self.environment);
+        command.args(flags);
+        let (program, ready) = Program::start(command).await;
+        Node {
+            program,
+            door: Door::plain(address(&ready["url"])),
+            _state: state,
+        }
+    }
+
+    /// Starts a node of the control API alone.
+    pub async fn control_node(&self) -> Node {
+        let state = TempDir::new().expect("a temporary folder");
+        let toml = format!("{}\n[control]\nlisten = \"127.0.0.1:0\"\n", self.toml);
+        std::fs::write(state.path().join("gateway.toml"), toml).expect("a folder of ours");
+        let mut command = program("ace-control");
+        command
+            .arg("serve")
+            .arg("--state-dir")
+            .arg(state.path())
+            .env("HOME", state.path());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let listens = |line: &str| line.strip_prefix("listening on ")?.parse().ok();
+        let (program, address) = Program::start_until(command, listens).await;
+        Node {
+            program,
+            door: Door::plain(address),
+            _state: state,
+        }
     }
 
     pub fn state(&self) -> &Path {
@@ -248,6 +291,13 @@ impl WorldBuilder {
         self
     }
 
+    /// PostgreSQL instead of SQLite, and the explicit encryption key that several nodes need.
+    pub fn on(self, database: &Postgres) -> Self {
+        let key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+        self.config("database", format!("url = \"{}\"", database.url()))
+            .environment("OPENACE_ENCRYPTION_KEY", key)
+    }
+
     /// A provider that is not the usual one.
     pub fn provider(mut self, provider: Provider) -> Self {
         self.provider = Some(provider);
@@ -280,6 +330,7 @@ impl WorldBuilder {
             provider,
             admin,
             alice,
+            toml: self.toml(),
             environment: self.environment,
             state,
         };
