@@ -343,6 +343,17 @@ mod tests {
     }
 
     #[test]
+    fn a_doubled_version_collapses() {
+        for target in ["/v1/v1/messages", "/api/remote/llm-proxy/v1/v1/v1/messages"] {
+            let call = call("POST", target, &[]);
+            assert_eq!(
+                (call.api, call.path(target.as_bytes())),
+                (Api::AnthropicMessages, "/v1/messages")
+            );
+        }
+    }
+
+    #[test]
     fn shared_paths_are_told_apart_by_header() {
         for path in [
             "/v1/models",

@@ -2,7 +2,7 @@
 
 use memchr::memchr2;
 
-use super::Nest;
+use super::scan::Nest;
 
 /// Values above this are not kept; a usage object has a few hundred bytes.
 const MAX_VALUE: usize = 64 * 1024;

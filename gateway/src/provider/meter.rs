@@ -61,9 +61,20 @@ impl Meter {
         }
     }
 
-    /// Whether the stream has come to its protocol's own end. One that the connection ends before that is broken.
+    /// Whether a metered answer has come to its protocol's own end. One that the connection ends before that is broken.
     pub fn has_ended(&self) -> bool {
         self.decoder.reader().has_ended()
+    }
+
+    /// Whether a keep-alive may be sent here: in a readable stream of events, between two of them.
+    pub fn is_between_events(&self) -> bool {
+        let reader = self.decoder.reader();
+        self.decoder.is_plain() && reader.is_events() && reader.between_events()
+    }
+
+    /// Whether a keep-alive can be put in here: between two events of a stream that is not compressed.
+    pub fn between_events(&self) -> bool {
+        self.decoder.is_plain() && self.decoder.reader().between_events()
     }
 
     /// The bytes that end a stream here in its protocol's own way, for a budget that is used up. `None` where that cannot
@@ -567,6 +578,16 @@ mod tests {
     }
 
     #[test]
+    fn an_error_event_of_responses_is_named_and_ends_the_stream() {
+        let mut responses = meter(RESPONSES, 200, "text/event-stream", None);
+        responses.feed(
+            b"event: error\ndata: {\"type\":\"error\",\"code\":\"server_error\",\"message\":\"x\",\"param\":null}\n\n",
+        );
+        assert!(responses.has_ended());
+        assert_eq!(responses.finish().error_kind.as_deref(), Some("server_error"));
+    }
+
+    #[test]
     fn an_event_that_is_too_large_is_told() {
         let Ok(Route::DataPlane(call)) = route(&Method::POST, CHAT.as_bytes(), &HeaderMap::new()) else {
             panic!()
@@ -581,6 +602,23 @@ mod tests {
         );
         meter.feed(format!("data: {{\"x\":\"{}\"}}\n\n", "y".repeat(200)).as_bytes());
         assert_eq!(meter.finish().skipped_events, 1);
+    }
+
+    #[test]
+    fn trap_23_a_keep_alive_has_its_place_between_events() {
+        let mut messages = meter(MESSAGES, 200, "text/event-stream", None);
+        for (chunk, between) in [
+            ("", false),
+            ("event: ping\n", false),
+            ("data: {}\n\n", true),
+            ("data", false),
+        ] {
+            messages.feed(chunk.as_bytes());
+            assert_eq!(messages.between_events(), between, "after {chunk:?}");
+        }
+        let mut json = meter(MESSAGES, 200, "application/json", None);
+        json.feed(b"{}");
+        assert!(!json.between_events());
     }
 
     #[test]

@@ -57,3 +57,59 @@ pub fn keep_alive(dialect: Provider) -> Option<&'static [u8]> {
         Provider::Google => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::*;
+    use crate::route::{Route, route};
+
+    fn call(target: &str) -> Call {
+        match route(&Method::POST, target.as_bytes(), &HeaderMap::new()) {
+            Ok(Route::DataPlane(call)) => call,
+            other => panic!("{target}: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn key_goes(target: &str, name: &str, value: &str) {
+        let (found, header) = key_header(&call(target), "sk-1").unwrap();
+        assert_eq!((found.as_str(), header.to_str().unwrap()), (name, value));
+        assert!(header.is_sensitive());
+    }
+
+    #[test]
+    fn one_key_in_the_dialects_own_header() {
+        key_goes("/v1/chat/completions", "authorization", "Bearer sk-1");
+        key_goes("/v1/messages", "x-api-key", "sk-1");
+        key_goes("/v1beta/models/g:generateContent", "x-goog-api-key", "sk-1");
+        key_goes("/v1beta/openai/chat/completions", "authorization", "Bearer sk-1");
+        assert!(key_header(&call("/v1/messages"), "two\nlines").is_err());
+    }
+
+    #[test]
+    fn trap_25_google_gets_its_key_in_a_header_and_keeps_alt_sse() {
+        let target = "/v1beta/models/g:streamGenerateContent?alt=sse&key=T";
+        key_goes(target, "x-goog-api-key", "sk-1");
+        let base = url::Url::parse(Provider::Google.default_base_url()).unwrap();
+        let sent = call(target).upstream_target(&base, target.as_bytes());
+        assert_eq!(sent, b"/v1beta/models/g:streamGenerateContent?alt=sse");
+    }
+
+    #[test]
+    fn trap_23_a_keep_alive_is_the_protocols_own_and_never_googles() {
+        assert!(keep_alive(Provider::Anthropic).unwrap().starts_with(b"event: ping\n"));
+        assert!(keep_alive(Provider::OpenAi).unwrap().starts_with(b":"));
+        assert_eq!(keep_alive(Provider::Google), None);
+    }
+
+    #[test]
+    fn the_providers_request_id_is_found() {
+        let found =
+            |names: &'static [&'static str]| upstream_request_id(|name| names.iter().copied().find(|n| *n == name));
+        assert_eq!(found(&["x-request-id", "request-id"]), Some("request-id"));
+        assert_eq!(found(&["x-request-id"]), Some("x-request-id"));
+        assert_eq!(found(&[]), None);
+    }
+}

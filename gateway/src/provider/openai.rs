@@ -11,6 +11,13 @@ use crate::sse::Event;
 /// The members of a whole answer that tell something.
 pub(super) const WANTED: &[&str] = &["usage", "model", "error"];
 
+/// The events that end a Responses stream.
+const ENDS: [&[u8]; 3] = [
+    br#""response.completed""#,
+    br#""response.incomplete""#,
+    br#""response.failed""#,
+];
+
 /// Reads one event of a stream.
 pub(super) fn event(tally: &mut Tally, event: Event<'_>) {
     if event.data == b"[DONE]" {
@@ -19,7 +26,7 @@ pub(super) fn event(tally: &mut Tally, event: Event<'_>) {
     }
     let Some(members) = Members::of(event.data) else { return };
     let (mut has_choice, mut finished) = (false, false);
-    let mut usage = None;
+    let (mut usage, mut kind): (_, &[u8]) = (None, b"");
     for member in members.map_while(Result::ok) {
         let value = &event.data[member.value];
         match &event.data[member.key] {
@@ -32,7 +39,7 @@ pub(super) fn event(tally: &mut Tally, event: Event<'_>) {
             }
             b"delta" if value.starts_with(b"\"") => tally.text_bytes += value.len() as u64 - 2,
             b"usage" if value.starts_with(b"{") => usage = Some(value),
-            b"type" => ended_by(tally, value),
+            b"type" => kind = value,
             b"response" => response(tally, value),
             b"sequence_number" => tally.sequence = json::count(value).unwrap_or_default(),
             b"created" if tally.created == 0 => tally.created = json::count(value).unwrap_or_default(),
@@ -44,7 +51,10 @@ pub(super) fn event(tally: &mut Tally, event: Event<'_>) {
         // Some servers tell the usage so far in every chunk.
         tally.is_final = finished || !has_choice;
     }
-    tally.ended |= finished;
+    tally.ended |= finished || ENDS.contains(&kind);
+    if kind == br#""error""# {
+        tally.learn_error(json::find(event.data, "code"));
+    }
 }
 
 /// Reads a member of a whole answer, or of an event.
@@ -113,16 +123,6 @@ fn response(tally: &mut Tally, response: &[u8]) {
             key => member_of_answer(tally, key, value),
         }
     }
-}
-
-fn ended_by(tally: &mut Tally, kind: &[u8]) {
-    let last: [&[u8]; 4] = [
-        br#""response.completed""#,
-        br#""response.incomplete""#,
-        br#""response.failed""#,
-        br#""error""#,
-    ];
-    tally.ended |= last.contains(&kind);
 }
 
 /// Reads a usage object in the words of chat (`prompt_tokens`) or of Responses (`input_tokens`). Cached tokens are part

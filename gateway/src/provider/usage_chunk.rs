@@ -110,6 +110,9 @@ fn settle(event: &[u8], scratch: &mut Vec<u8>, out: &mut Vec<u8>) -> Fate {
 }
 
 fn is_usage_only(event: &[u8], scratch: &mut Vec<u8>) -> bool {
+    if !begins_like_an_event(&event[comments(event)..]) {
+        return false;
+    }
     let data = Event::read(event, scratch).data;
     // An ordinary chunk is decided by its first choice; the rest of it need not be read.
     first_choice(data) == Some(b']') && json::find(data, "usage").is_some_and(|usage| usage.starts_with(b"{"))
@@ -117,11 +120,19 @@ fn is_usage_only(event: &[u8], scratch: &mut Vec<u8>) -> bool {
 
 /// Whether an event that begins like this may still be the chunk: nothing in it contradicts.
 fn may_be_usage_only(begin: &[u8], scratch: &mut Vec<u8>) -> bool {
-    let data = Event::read(begin, scratch).data;
-    if !matches!(data[json::start(data)..].first(), None | Some(b'{')) {
+    if !begins_like_an_event(begin) {
         return false;
     }
-    matches!(first_choice(data), None | Some(b']'))
+    let data = Event::read(begin, scratch).data;
+    matches!(data[json::start(data)..].first(), None | Some(b'{')) && matches!(first_choice(data), None | Some(b']'))
+}
+
+/// No field begins with another byte: the stream is none of events, or compressed, and nothing of it is to be held.
+fn begins_like_an_event(begin: &[u8]) -> bool {
+    matches!(
+        begin.first(),
+        None | Some(b'd' | b'e' | b'i' | b'r' | b':' | b'\n' | b'\r' | 0xef)
+    )
 }
 
 /// What the list of choices begins with; `]` where it is empty, `None` where the data does not reach that far.
@@ -257,7 +268,7 @@ mod tests {
             let expected = if at + 1 < decided { 0 } else { at + 1 };
             assert_eq!(out.len(), expected, "after {} bytes", at + 1);
         }
-        for done in ["data: [", "data: x", "data: \"", ": comment\n"] {
+        for done in ["data: [", "data: x", "data: \"", ": comment\n", "\u{1f}\u{8}"] {
             let (mut filter, mut out) = (UsageChunkFilter::default(), Vec::new());
             filter.push(done.as_bytes(), &mut out);
             assert_eq!(out, done.as_bytes());
