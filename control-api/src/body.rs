@@ -17,7 +17,7 @@ use crate::error::ApiError;
 /// The largest body, in bytes. The data plane has its own limit; what the control API is told is small.
 pub(crate) const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// A JSON body.
+/// A JSON body. None at all counts as an empty object, and then needs no content type.
 ///
 /// Errors: 415 for another content type, 413 above [`MAX_BODY_BYTES`], 400 naming the field for all else.
 pub(crate) struct Body<T>(pub T);
@@ -29,7 +29,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         let is_json = is_json(request.headers());
         let bytes = Bytes::from_request(request, state).await.map_err(unreadable)?;
         if bytes.is_empty() {
-            return Err(ApiError::bad("body_required", "the request needs a JSON body"));
+            // Nothing said: whoever needs a field misses it in the usual words.
+            return Self::parse(b"{}");
         }
         if !is_json {
             let message = "the body must be JSON and its content type application/json";
@@ -40,9 +41,14 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             ));
         }
         refuse_nul(&bytes)?;
-        Json::from_bytes(&bytes)
-            .map(|Json(body)| Self(body))
-            .map_err(|error| invalid("invalid_body", &error.body_text()))
+        Self::parse(&bytes)
+    }
+}
+
+impl<T: DeserializeOwned> Body<T> {
+    fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
+        let parsed = Json::from_bytes(bytes).map(|Json(body)| Self(body));
+        parsed.map_err(|error| invalid("invalid_body", &error.body_text()))
     }
 }
 

@@ -115,7 +115,7 @@ fn judged(password: Secret) -> Result<Secret, ApiError> {
         return Err(ApiError::bad("weak_password", message));
     }
     if password::judge("OPENACE_ADMIN_PASSWORD", &password, ADMIN).is_err() {
-        tracing::warn!("OPENACE_ADMIN_PASSWORD is among the first that anybody would try; change it after logging in");
+        tracing::warn!("the first admin's password is among those that anybody would try; change it after logging in");
     }
     Ok(password)
 }

@@ -69,8 +69,10 @@ fn current(material: &KeyMaterial, state_dir: &Path, generate: Generate) -> Resu
         }
     }
     if let Some(secret) = &material.secret_key {
+        let key = MasterKey::from_secret_key(secret.expose());
+        let key = key.map_err(|error| KeyError::Configured("SECRET_KEY", error))?;
         tracing::warn!("the encryption key is derived from SECRET_KEY; better, set OPENACE_ENCRYPTION_KEY");
-        return MasterKey::from_secret_key(secret.expose()).map_err(|error| KeyError::Configured("SECRET_KEY", error));
+        return Ok(key);
     }
     let path = state_dir.join(FILE);
     match read(&path) {

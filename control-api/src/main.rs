@@ -3,6 +3,7 @@
 mod settings;
 
 use std::fs::DirBuilder;
+use std::io::IsTerminal;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -66,10 +67,22 @@ fn main() -> ExitCode {
     match run(places, command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("ace-control: {error:#}");
+            eprintln!("ace-control: {}", told(&error));
             exit_code(&error)
         }
     }
+}
+
+/// The error and its causes, each said once: some texts have their cause in them already.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
 }
 
 /// 78 (EX_CONFIG) where only a change of settings helps, so that a service manager does not try again.
@@ -105,14 +118,20 @@ async fn run(places: Places, command: Command) -> anyhow::Result<ExitCode> {
     done
 }
 
+/// Opens what an earlier start has set up.
 async fn open(settings: &Settings, db: &Db) -> anyhow::Result<App> {
+    if !ace_migrations::check(db).await?.0.is_empty() {
+        anyhow::bail!("the database is not up to date; run `ace-control migrate` first");
+    }
     let keys = settings.master_keys(db.engine)?;
     Ok(App::open(db.clone(), &keys, settings.control()?, Clock::System).await?)
 }
 
 async fn serve_until_told(settings: &Settings, db: &Db) -> anyhow::Result<ExitCode> {
+    // Nothing is touched before it is clear that the settings will do.
+    let (keys, control) = (settings.master_keys(db.engine)?, settings.control()?);
     migrate(db).await?;
-    let app = open(settings, db).await?;
+    let app = App::open(db.clone(), &keys, control, Clock::System).await?;
     announce(
         &bootstrap(
             &app,
@@ -211,6 +230,7 @@ fn start_log(settings: &Settings) {
     let filter = format!("warn,ace_control={level},ace_control_api={level},ace_migrations={level}");
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match settings.config.log.format {
         LogFormat::Json => log.json().init(),

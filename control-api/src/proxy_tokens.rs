@@ -28,7 +28,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 /// The tool of a token that names none.
 const DEFAULT_TOOL: &str = "api";
 
-#[derive(Default, Deserialize, ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Wish {
     /// `openai`, `anthropic` or `google`; left out, the request's path decides.

@@ -189,16 +189,18 @@ async fn by_personal_token(app: &App, token: &str, edge: EdgeHeaders) -> Result<
     })
 }
 
+/// Notes when the token was used. Not worth refusing a request for.
 async fn note_use(app: &App, row: &AnyRow) -> Result<(), ApiError> {
     let last_used_at: Option<i64> = row.try_get("last_used_at")?;
     if last_used_at.is_some_and(|at| app.now() - at < LAST_USE_PRECISION_MS) {
         return Ok(());
     }
-    sqlx::query("UPDATE personal_tokens SET last_used_at = $1 WHERE id = $2")
+    let note = sqlx::query("UPDATE personal_tokens SET last_used_at = $1 WHERE id = $2")
         .bind(app.now())
-        .bind(row.try_get::<i64, _>("credential")?)
-        .execute(&app.db().write)
-        .await?;
+        .bind(row.try_get::<i64, _>("credential")?);
+    if let Err(error) = note.execute(&app.db().write).await {
+        tracing::warn!(%error, "the use of a personal token was not noted");
+    }
     Ok(())
 }
 

@@ -77,6 +77,16 @@ async fn nobody_gets_a_longer_life_than_the_operator_allows() {
 }
 
 #[tokio::test]
+async fn whoever_wants_nothing_special_says_nothing() {
+    for world in worlds().await {
+        let bob = world.user("bob").await;
+        bob.send("POST", "/api/proxy-tokens", axum::body::Body::empty())
+            .await
+            .ok();
+    }
+}
+
+#[tokio::test]
 async fn a_token_carries_the_generation_that_revokes_it() {
     for world in worlds().await {
         sqlx::query("UPDATE users SET token_generation = 7")
