@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 
+use ace_policies::Provider;
 use tokio::time::Instant;
 
 use crate::call::{Asked, Outbound};
+use crate::copy::{KeepAlive, Limit};
 use crate::engine::server::Served;
 use crate::engine::{AnswerHead, Downstream, ResponseHead, Upstream};
-use crate::flight::Flight;
+use crate::flight::{Flight, Metering};
 use crate::forward::{self, Nominated};
 use crate::ledger::{Reservation, millis};
 use crate::provider::{self, Head, Meter, UsageChunkFilter};
@@ -47,6 +49,7 @@ pub async fn answer(gateway: &Gateway, downstream: Downstream, asked: Asked, mut
         filter: None,
         out,
         first: Vec::new(),
+        dialect: call.dialect(),
     };
     if usage_chunk && is_stream && head.status == 200 {
         takeoff.filter = Some(Box::default());
@@ -116,6 +119,7 @@ struct Takeoff {
     out: AnswerHead,
     /// The part of the body that was read already.
     first: Vec<u8>,
+    dialect: Provider,
 }
 
 enum Read {
@@ -141,17 +145,18 @@ impl Takeoff {
             filter,
             ..
         } = self;
-        let deadline = gateway
-            .options
-            .total
-            .map(|total| Instant::from_std(ticket.started) + total);
+        let options = &gateway.options;
+        let ping = provider::keep_alive(self.dialect).zip(options.keep_alive(self.dialect));
+        let limit = Limit {
+            silence: options.chunk,
+            deadline: options.total.map(|total| Instant::from_std(ticket.started) + total),
+            keep_alive: ping.map(|(bytes, every)| KeepAlive { every, bytes }),
+        };
         Outbound::Streaming(Flight {
             upstream,
             downstream,
-            reservation,
-            filter,
-            chunk_timeout: gateway.options.chunk,
-            deadline,
+            meter: Metering { reservation, filter },
+            limit,
         })
     }
 

@@ -11,13 +11,13 @@ use http::{HeaderMap, Method};
 use tokio::io::AsyncWriteExt;
 
 use crate::clock::now_s;
+use crate::copy::{Ending, Limit, Unread, copy};
 use crate::engine::connect::Origin;
 use crate::engine::downstream::BodyError;
 use crate::engine::headers::lists;
 use crate::engine::server::{Served, Stop};
 use crate::engine::upstream::{OutRequest, Upstream, UpstreamError, Upstreams};
 use crate::engine::{AnswerHead, Downstream, Headers, RequestHead, ResponseHead, Stream};
-use crate::flight::{Ending, copy};
 use crate::proxy::{Gateway, Peer, announces_body, send};
 use crate::ticket::{Ticket, text};
 
@@ -225,9 +225,13 @@ async fn back(
         return Served::Broken;
     }
     let no_timeout = Duration::from_secs(24 * 3600);
-    match copy(&mut upstream, &mut downstream, no_timeout, stop, |data, downstream| {
-        downstream.push(data)
-    })
+    match copy(
+        &mut upstream,
+        &mut downstream,
+        Limit::silence(no_timeout),
+        stop,
+        &mut Unread,
+    )
     .await
     {
         Ending::Complete => {}

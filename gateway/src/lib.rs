@@ -17,6 +17,7 @@ pub mod call;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod copy;
 pub mod engine;
 pub mod expose;
 pub mod flight;

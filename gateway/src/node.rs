@@ -149,9 +149,7 @@ impl Node {
             give_up,
             drain,
         } = self;
-        let left = tokio::task::spawn_blocking(move || server.stop(drain, END_GRACE))
-            .await
-            .unwrap_or(0);
+        let left = server.stop(drain, END_GRACE).await;
         if left > 0 {
             tracing::warn!(requests = left, "requests were cut off at the end");
         }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use ace_policies::Provider;
 use ace_policies::config::Config;
 
 use crate::engine::downstream::Limits;
@@ -30,6 +31,8 @@ pub struct Options {
     pub max_staleness: Duration,
     /// Rows that may wait for the ledger's writer.
     pub ledger_queue: usize,
+    /// After how much silence a stream of OpenAI's gets a comment, and one of Anthropic's a ping; `None` is never.
+    keep_alive: [Option<Duration>; 2],
     /// Model names that stand for others.
     pub aliases: HashMap<String, String>,
     /// Whether streamed OpenAI chat calls are made to tell their usage.
@@ -63,8 +66,21 @@ impl Options {
             total: (timeouts.total > 0).then(|| ms(timeouts.total)),
             max_staleness: Duration::from_secs(config.auth.max_staleness_s),
             ledger_queue: config.ledger.queue,
+            keep_alive: [config.keepalive.openai_ms, config.keepalive.anthropic_ms]
+                .map(|silence| (silence > 0).then(|| ms(silence))),
             aliases: config.models.alias.clone().into_iter().collect(),
             include_usage: config.meter.include_usage,
+        }
+    }
+}
+
+impl Options {
+    /// After how much silence a stream of this dialect gets a keep-alive. Google's clients fail on any.
+    pub fn keep_alive(&self, dialect: Provider) -> Option<Duration> {
+        match dialect {
+            Provider::OpenAi => self.keep_alive[0],
+            Provider::Anthropic => self.keep_alive[1],
+            Provider::Google => None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -31,7 +32,13 @@ pub struct Pool {
 #[derive(Default)]
 struct Origin {
     idle: Vec<(Stream, Instant)>,
-    shared: Option<SendRequest<Bytes>>,
+    shared: Vec<Shared>,
+}
+
+/// An HTTP/2 connection. It lives for as long as anybody holds on to it.
+struct Shared {
+    requests: SendRequest<Bytes>,
+    used: Instant,
 }
 
 impl Pool {
@@ -53,9 +60,23 @@ impl Pool {
         None
     }
 
-    /// The shared HTTP/2 connection to `origin`, if there is one.
+    /// A shared HTTP/2 connection to `origin` that takes another request at once. Connections that have ended are forgotten.
     pub fn shared(&self, origin: &Arc<str>) -> Option<SendRequest<Bytes>> {
-        self.shard().get(origin)?.shared.clone()
+        let mut shard = self.shard();
+        let shared = &mut shard.get_mut(origin)?.shared;
+        let mut found = None;
+        shared.retain_mut(
+            |connection| match connection.requests.poll_ready(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Err(_)) => false,
+                Poll::Ready(Ok(())) if found.is_none() => {
+                    connection.used = Instant::now();
+                    found = Some(connection.requests.clone());
+                    true
+                }
+                _ => true,
+            },
+        );
+        found
     }
 
     /// Keeps an HTTP/1 connection for the next request; the oldest goes where there are too many.
@@ -72,14 +93,11 @@ impl Pool {
 
     /// Shares an HTTP/2 connection with the requests that follow.
     pub fn share(&self, origin: &Arc<str>, requests: SendRequest<Bytes>) {
-        self.shard().entry(origin.clone()).or_default().shared = Some(requests);
-    }
-
-    /// Forgets the shared connection to `origin`: it takes no more requests.
-    pub fn unshare(&self, origin: &Arc<str>) {
-        if let Some(origin) = self.shard().get_mut(origin) {
-            origin.shared = None;
-        }
+        let shared = Shared {
+            requests,
+            used: Instant::now(),
+        };
+        self.shard().entry(origin.clone()).or_default().shared.push(shared);
     }
 
     /// Closes the current thread's connections that were idle for too long or that their servers have closed.
@@ -88,7 +106,9 @@ impl Pool {
             origin
                 .idle
                 .retain_mut(|(stream, since)| since.elapsed() < self.idle && is_alive(stream));
-            !origin.idle.is_empty() || origin.shared.is_some()
+            // Streams in flight keep their connection open without our help.
+            origin.shared.retain(|connection| connection.used.elapsed() < self.idle);
+            !origin.idle.is_empty() || !origin.shared.is_empty()
         });
     }
 

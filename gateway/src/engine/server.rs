@@ -201,28 +201,30 @@ impl Server {
 
     /// Stops accepting and waits for the requests in flight, at most `drain`; then tells streams to end and waits `grace`.
     /// Returns how many requests were still in flight at the very end.
-    pub fn stop(self, drain: Duration, grace: Duration) -> usize {
+    pub async fn stop(self, drain: Duration, grace: Duration) -> usize {
         let _ = self.shutdown.send(true);
         self.phase.send_replace(Phase::Draining);
-        if !self.wait_idle(drain) {
+        if !self.wait_idle(drain).await {
             self.phase.send_replace(Phase::Ending);
-            self.wait_idle(grace);
+            self.wait_idle(grace).await;
         }
         let left = self.active();
         self.phase.send_replace(Phase::Ending);
-        for thread in self.threads {
-            let _ = thread.join();
+        let joined =
+            tokio::task::spawn_blocking(move || self.threads.into_iter().for_each(|thread| drop(thread.join())));
+        if joined.await.is_err() {
+            tracing::error!("the gateway's threads could not be waited for");
         }
         left
     }
 
-    fn wait_idle(&self, limit: Duration) -> bool {
-        let deadline = std::time::Instant::now() + limit;
+    async fn wait_idle(&self, limit: Duration) -> bool {
+        let deadline = tokio::time::Instant::now() + limit;
         while self.active() > 0 {
-            if std::time::Instant::now() >= deadline {
+            if tokio::time::Instant::now() >= deadline {
                 return false;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         true
     }

@@ -16,6 +16,9 @@ use super::h2_client::{H2Client, H2Request, handshake};
 use super::headers::{Headers, ResponseHead};
 use super::pool::Pool;
 
+/// How long the answer of a server that stopped reading is waited for.
+const REFUSAL: Duration = Duration::from_secs(2);
+
 /// Opens, pools and uses connections to providers and to the control API.
 pub struct Upstreams {
     connector: Connector,
@@ -131,9 +134,7 @@ impl Upstreams {
             }
         } else if let Some(shared) = self.pool.shared(&origin.key) {
             match self.exchange_h2(shared, origin, request, first_byte).await {
-                Err((UpstreamError::Broken(AnswerError::Closed | AnswerError::Io(_)), false)) => {
-                    self.pool.unshare(&origin.key)
-                }
+                Err((UpstreamError::Broken(AnswerError::Closed | AnswerError::Io(_)), false)) => {}
                 result => return result.map_err(|(error, _)| error),
             }
         }
@@ -166,8 +167,13 @@ impl Upstreams {
             .send(wire_head(origin, request), body, self.write_deadline)
             .await;
         // Even after a failed write there may be an answer: servers refuse large bodies early.
+        let patience = if sent.is_ok() {
+            first_byte
+        } else {
+            first_byte.min(REFUSAL)
+        };
         let answer = tokio::time::timeout(
-            first_byte,
+            patience,
             session.read_head(self.max_head, request.method == Method::HEAD),
         )
         .await;

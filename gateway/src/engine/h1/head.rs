@@ -229,16 +229,15 @@ fn is_persistent(headers: &Headers, version: Option<u8>) -> bool {
 }
 
 fn response_framing(headers: &Headers, status: u16, length: Option<u64>, to_head: bool) -> Result<Decoder, Malformed> {
-    if to_head || matches!(status, 100..=199 | 204 | 304) {
-        return Ok(Decoder::length(0));
-    }
     let mut codings = headers.get_all("transfer-encoding");
-    match codings.next() {
-        None => Ok(length.map_or_else(Decoder::until_close, Decoder::length)),
-        Some(_) if length.is_some() => Err(Malformed("both Content-Length and Transfer-Encoding")),
-        Some(coding) if codings.next().is_none() && coding.eq_ignore_ascii_case(b"chunked") => Ok(Decoder::chunked()),
-        Some(_) => Err(Malformed("Transfer-Encoding is not exactly `chunked`")),
-    }
+    let framing = match codings.next() {
+        None => length.map_or_else(Decoder::until_close, Decoder::length),
+        Some(_) if length.is_some() => return Err(Malformed("both Content-Length and Transfer-Encoding")),
+        Some(coding) if codings.next().is_none() && coding.eq_ignore_ascii_case(b"chunked") => Decoder::chunked(),
+        Some(_) => return Err(Malformed("Transfer-Encoding is not exactly `chunked`")),
+    };
+    let is_bodiless = to_head || matches!(status, 100..=199 | 204 | 304);
+    Ok(if is_bodiless { Decoder::length(0) } else { framing })
 }
 
 #[cfg(test)]

@@ -9,3 +9,6 @@ pub mod server;
 /// Why bytes could not be taken for an HTTP/1 message. The text is for logs and for the client's 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
+
+#[cfg(test)]
+mod oracle;
