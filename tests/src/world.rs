@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::{Answer, Ask, Ca, Door, H2Client, Person, Postgres, Program, Provider, Wire, program};
+use crate::{Answer, Ask, Ca, Door, H2Client, Person, Postgres, Program, Provider, Wire, eventually, program};
 
 const PASSWORD: &str = "correct horse battery staple";
 
@@ -219,6 +220,19 @@ impl World {
         self.metrics = address(&ready["metrics_url"]);
         self.admin = self.admin.at(&self.door);
         self.alice = self.alice.at(&self.door);
+    }
+
+    /// Starts a gateway that takes the place of the running one, and tells that one when to hand over. Gives the old one.
+    pub async fn upgrade(&mut self) -> Program {
+        let mut command = command(self.state.path(), &self.environment);
+        command.arg("--upgrade");
+        let waits = self.state.path().join("upgrade.sock");
+        let hand_over = async {
+            eventually("the new process to wait", async || waits.exists().then_some(())).await;
+            self.gateway.signal(Signal::QUIT);
+        };
+        let ((successor, _), ()) = tokio::join!(Program::start(command), hand_over);
+        std::mem::replace(&mut self.gateway, successor)
     }
 
     /// Starts another gateway with the same configuration, these additions to it and these flags.

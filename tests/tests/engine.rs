@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ace_tests::{Answer, Ask, Dialect, End, PATIENCE, Script, World, events};
+use ace_tests::{Answer, Ask, Dialect, Door, End, PATIENCE, Script, World, events};
 use bytes::Bytes;
 use rustix::process::Signal;
 
@@ -527,4 +527,46 @@ async fn an_idle_gateway_stops_at_once() {
         "left after {:?}",
         stopped.elapsed()
     );
+}
+
+#[tokio::test]
+async fn an_upgrade_refuses_nobody_and_cuts_no_stream() {
+    let mut world = World::start().await;
+    let (mut wire, mut answer) = stream_of(&world, Script::events(events(40), Duration::from_millis(100))).await;
+    world.provider.plays(Script::answer(200, "application/json", "{}"));
+    let ask = Dialect::OpenAi.ask().bearer(&world.token(Dialect::OpenAi).await);
+    let door = world.door.clone();
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let caller = tokio::spawn(call_until(door, ask, stopped));
+    let mut old = world.upgrade().await;
+    tokio::time::sleep(SOON).await;
+    stop.send(()).expect("the caller still calls");
+    let calls = caller.await.expect("every call was answered");
+    assert!(calls > 50, "{calls} calls");
+    while let Some(piece) = wire.piece().await {
+        answer.pieces.push(piece);
+    }
+    assert_eq!(wire.finish(answer).text(), events(40).concat());
+    assert!(old.exit(PATIENCE).await.success());
+    let logged = (calls + 1).min(200);
+    assert!(world.alice.request_log(logged).await.len() >= logged);
+}
+
+/// Calls on a new connection each time; every answer must be a success.
+async fn call_until(door: Door, ask: Ask, mut stopped: tokio::sync::oneshot::Receiver<()>) -> usize {
+    let mut calls = 0;
+    while stopped.try_recv().is_err() {
+        door.call(&ask).await.expect(200);
+        calls += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    calls
+}
+
+#[tokio::test]
+async fn an_upgrade_that_nobody_takes_over_changes_nothing() {
+    let world = World::start().await;
+    world.gateway.signal(Signal::QUIT);
+    tokio::time::sleep(SOON).await;
+    world.main_call(Dialect::OpenAi).await.expect(200);
 }

@@ -313,13 +313,14 @@ async fn a_megabyte_more_than_the_old_limits_is_welcome() {
 #[tokio::test]
 async fn a_head_that_never_ends_is_cut_off() {
     let world = World::builder().config("timeouts", "head = 500").start().await;
-    for start in ["", "POST /v1/messages HTTP/1.1\r\nHost: h\r\n"] {
+    let starts = ["P", "PRI * HTT", "POST /v1/messages HTTP/1.1\r\nHost: h\r\n"];
+    // Neither silence nor a byte now and then may buy more time.
+    for (start, more) in starts.iter().flat_map(|start| [(start, ""), (start, "X")]) {
         let mut wire = world.wire().await;
         let begun = Instant::now();
         wire.send(start).await;
-        // A byte now and then must not buy more time.
         while wire.end(Duration::from_millis(50)).await == End::Silence && begun.elapsed() < Duration::from_secs(5) {
-            wire.send("X").await;
+            wire.send(more).await;
         }
         assert!(
             begun.elapsed() < Duration::from_secs(3),
