@@ -1,9 +1,9 @@
 //! Logging in and out, and one's own account.
 
-use ace_policies::UserId;
 use ace_policies::access::{Action, Standing};
 use ace_policies::edge::EdgeHeaders;
 use ace_policies::secret::{self, TokenKind};
+use ace_policies::{TenantId, UserId};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
