@@ -198,7 +198,12 @@ async fn enter(
     user: User,
 ) -> Result<Response, ApiError> {
     let token = secret::format(TokenKind::Login, &chance::bytes());
-    let mut write = app.write_as(Entry::unproved(&user.username, act::LOGIN, edge)).await?;
+    let tenant = Some(TenantId(user.tenant_id));
+    let entry = Entry {
+        tenant,
+        ..Entry::unproved(&user.username, act::LOGIN, edge)
+    };
+    let mut write = app.write_as(entry).await?;
     attempt.succeeded(write.sql()).await?;
     insert_login(app, &mut write, &user, &secret::hash(token.expose()), edge, headers).await?;
     write

@@ -136,6 +136,7 @@ async fn the_clients_address_and_scheme_are_the_gateways_word() {
             .json["entries"][0]
             .clone();
         assert_eq!(entry["ip"], "203.0.113.9");
+        assert_eq!((&entry["actor_user_id"], &entry["tenant_id"]), (&json!(1), &json!(1)));
         assert_eq!(entry["request_id"], origin().request_id);
     }
 }
