@@ -51,7 +51,10 @@ pub async fn answer(gateway: &Gateway, downstream: Downstream, asked: Asked, mut
         first: Vec::new(),
         dialect: call.dialect(),
     };
-    if usage_chunk && is_stream && head.status == 200 {
+    let is_plain = info
+        .content_encoding
+        .is_none_or(|encoding| encoding.trim().eq_ignore_ascii_case("identity"));
+    if usage_chunk && is_stream && is_plain && head.status == 200 {
         takeoff.filter = Some(Box::default());
         takeoff.out.length = None;
     }

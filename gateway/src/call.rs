@@ -73,9 +73,18 @@ pub async fn set_up(
     peer: Peer,
     mut ticket: Ticket,
 ) -> Outbound {
-    let asked = ask(gateway, &mut downstream, &head, call, peer, &mut ticket).await;
+    if call.websocket {
+        return Outbound::Over(refuse(gateway, downstream, &ticket, Refusal::Upgrade, call.dialect()).await);
+    }
+    let caller = match gateway.gate.authorize(call, &head.headers, head.query()).await {
+        Ok(caller) => caller,
+        Err(refusal) => return Outbound::Over(refuse(gateway, downstream, &ticket, refusal, call.dialect()).await),
+    };
+    // The token may have settled what the path left open.
+    let dialect = caller.call.dialect();
+    let asked = ask(gateway, &mut downstream, &head, caller, peer, &mut ticket).await;
     drop(head);
-    conclude(gateway, downstream, asked, call.dialect(), ticket).await
+    conclude(gateway, downstream, asked, dialect, ticket).await
 }
 
 /// Takes the second step of an upload to the head of its answer.
@@ -111,14 +120,10 @@ async fn ask(
     gateway: &Gateway,
     downstream: &mut Downstream,
     head: &RequestHead,
-    call: Call,
+    caller: Authorized,
     peer: Peer,
     ticket: &mut Ticket,
 ) -> Result<Asked, Stopped> {
-    if call.websocket {
-        return Err(Refusal::Upgrade.into());
-    }
-    let caller = gateway.gate.authorize(call, &head.headers, head.query()).await?;
     let claims = Arc::clone(&caller.claims);
     let bytes = read_body(gateway, downstream, head, ticket).await?;
     let Ready {

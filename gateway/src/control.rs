@@ -244,17 +244,15 @@ async fn back(
     Served::Answered(downstream)
 }
 
-/// The control API stamps its answers itself; what it leaves out is added.
+/// The control API names the request itself; what it leaves out is added.
 fn stamp_missing(ticket: &Ticket, head: &mut AnswerHead) {
-    if head.headers.contains("x-ace-request-id") {
-        let micros = ticket.own().as_micros();
-        head.headers.push(
-            "server-timing",
-            format!("gw;dur={}.{:03}", micros / 1000, micros % 1000).as_bytes(),
-        );
-    } else {
-        ticket.stamp(head);
+    if !head.headers.contains("x-ace-request-id") {
+        return ticket.stamp(head);
     }
+    if !head.headers.contains("x-request-id") {
+        head.headers.push("x-request-id", ticket.id.to_string().as_bytes());
+    }
+    ticket.stamp_time(head);
 }
 
 fn is_hop(name: &str) -> bool {

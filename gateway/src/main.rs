@@ -1,5 +1,6 @@
 //! `ace-gateway`: the whole product in one executable. It serves, shows itself (`demo`), and is the agent where it is called so.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -161,6 +162,7 @@ fn start_logging(config: &Config) {
     );
     let builder = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     let started = match config.log.format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -53,11 +53,14 @@ impl Ticket {
         if !head.headers.contains("x-request-id") {
             head.headers.push("x-request-id", id);
         }
+        self.stamp_time(head);
+    }
+
+    /// Adds `Server-Timing` with our own milliseconds.
+    pub fn stamp_time(&self, head: &mut AnswerHead) {
         let micros = self.own().as_micros();
-        head.headers.push(
-            "server-timing",
-            format!("gw;dur={}.{:03}", micros / 1000, micros % 1000).as_bytes(),
-        );
+        let timing = format!("gw;dur={}.{:03}", micros / 1000, micros % 1000);
+        head.headers.push("server-timing", timing.as_bytes());
     }
 }
 

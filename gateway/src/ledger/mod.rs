@@ -161,7 +161,7 @@ impl Reservation {
 
     /// Whether the answer is a stream of events and stands between two of them.
     pub fn is_between_events(&self) -> bool {
-        self.meter.as_ref().is_some_and(|meter| meter.is_between_events())
+        self.meter.as_ref().is_some_and(|meter| meter.between_events())
     }
 
     /// What the client is to be told before its stream breaks, where its dialect has words for it.

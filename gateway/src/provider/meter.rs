@@ -66,12 +66,6 @@ impl Meter {
         self.decoder.reader().has_ended()
     }
 
-    /// Whether a keep-alive may be sent here: in a readable stream of events, between two of them.
-    pub fn is_between_events(&self) -> bool {
-        let reader = self.decoder.reader();
-        self.decoder.is_plain() && reader.is_events() && reader.between_events()
-    }
-
     /// Whether a keep-alive can be put in here: between two events of a stream that is not compressed.
     pub fn between_events(&self) -> bool {
         self.decoder.is_plain() && self.decoder.reader().between_events()
