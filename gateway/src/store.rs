@@ -64,6 +64,8 @@ pub struct Refresher {
     requests: mpsc::Receiver<oneshot::Sender<()>>,
     versions: Vec<(String, i64)>,
     keyring: Vec<(String, Vec<u8>)>,
+    /// When the next signing key ends, UTC milliseconds: time alone changes nothing in the database.
+    next_retirement: i64,
 }
 
 impl Refresher {
@@ -83,6 +85,7 @@ impl Refresher {
             requests,
             versions: Vec::new(),
             keyring: Vec::new(),
+            next_retirement: i64::MAX,
         };
         refresher.reload().await?;
         Ok((store, refresher))
@@ -120,7 +123,7 @@ impl Refresher {
     }
 
     async fn poll(&mut self) -> Result<(), LoadError> {
-        if self.read_versions().await? != self.versions {
+        if now_ms() >= self.next_retirement || self.read_versions().await? != self.versions {
             return self.reload().await;
         }
         self.store.checked_at_ms.store(now_ms(), Ordering::Relaxed);
@@ -153,39 +156,48 @@ impl Refresher {
     }
 
     async fn load_keyring(&mut self) -> Result<(Keyring, u64), LoadError> {
-        let rows: Vec<(String, String, Vec<u8>)> = sqlx::query_as(
-            "SELECT kid, key_id, sealed FROM signing_keys WHERE retired_at IS NULL OR retired_at > $1 ORDER BY kid",
+        let rows: Vec<(String, String, Vec<u8>, Option<i64>)> = sqlx::query_as(
+            "SELECT kid, key_id, sealed, retired_at FROM signing_keys WHERE retired_at IS NULL OR retired_at > $1 ORDER BY kid",
         )
         .bind(now_ms())
         .fetch_all(&self.db.read)
         .await?;
+        self.next_retirement = rows
+            .iter()
+            .filter_map(|(_, _, _, retired_at)| *retired_at)
+            .min()
+            .unwrap_or(i64::MAX);
         let mut version = self.store.snapshot().keyring_version;
         let seen: Vec<_> = rows
             .iter()
-            .map(|(kid, _, sealed)| (kid.clone(), sealed.clone()))
+            .map(|(kid, _, sealed, _)| (kid.clone(), sealed.clone()))
             .collect();
         if seen != self.keyring {
             self.keyring = seen;
             version += 1;
         }
-        let mut keys = Vec::new();
-        for (kid, key_id, sealed) in rows {
-            let opened = self
-                .vault
-                .open(&signing_key_aad(&kid), &Sealed { key_id, bytes: sealed });
-            match opened
-                .map_err(|error| error.to_string())
-                .and_then(|secret| SigningKey::new(&kid, &secret).map_err(|error| error.to_string()))
-            {
-                Ok(key) => keys.push(key),
-                Err(error) => tracing::error!(
+        let keys = rows
+            .into_iter()
+            .filter_map(|(kid, key_id, bytes, _)| self.open_signing_key(&kid, &Sealed { key_id, bytes }));
+        Ok((Keyring::new(keys.collect()), version))
+    }
+
+    fn open_signing_key(&self, kid: &str, sealed: &Sealed) -> Option<SigningKey> {
+        let opened = self
+            .vault
+            .open(&signing_key_aad(kid), sealed)
+            .map_err(|error| error.to_string());
+        match opened.and_then(|secret| SigningKey::new(kid, &secret).map_err(|error| error.to_string())) {
+            Ok(key) => Some(key),
+            Err(error) => {
+                tracing::error!(
                     kid,
                     error,
                     "a signing key cannot be opened; was the encryption key changed?"
-                ),
+                );
+                None
             }
         }
-        Ok((Keyring::new(keys), version))
     }
 
     async fn load_users(&self) -> Result<HashMap<UserId, UserState>, LoadError> {
@@ -293,3 +305,82 @@ fn get<'r, T: sqlx::Decode<'r, sqlx::Any> + sqlx::Type<sqlx::Any>>(row: &'r AnyR
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct LoadError(#[from] sqlx::Error);
+
+#[cfg(test)]
+mod tests {
+    use ace_migrations::testing::test_databases;
+    use ace_policies::vault::MasterKey;
+
+    use super::*;
+
+    async fn run(db: &Db, sql: &'static str) {
+        sqlx::query(sql).execute(&db.write).await.expect(sql);
+    }
+
+    async fn insert_user(db: &Db) {
+        run(
+            db,
+            "INSERT INTO users (tenant_id, username, password_hash, role, is_active, must_change_password, token_generation, created_at, updated_at)
+             VALUES (1, 'alice', 'x', 'user', 1, 0, 4, 0, 0)",
+        )
+        .await;
+    }
+
+    async fn start(db: &Db, interval: Duration) -> Store {
+        let vault = Vault::new(&MasterKey::from_bytes([7; 32]));
+        let (store, refresher) = Refresher::start(db.clone(), vault, interval).await.expect("readable");
+        tokio::spawn(refresher.run());
+        store
+    }
+
+    #[tokio::test]
+    async fn a_change_is_learnt_within_an_interval_and_at_once_when_asked_for() {
+        for database in test_databases().await {
+            let db = &database.db;
+            let store = start(db, Duration::from_millis(50)).await;
+            insert_user(db).await;
+            assert!(store.snapshot().users.is_empty());
+            store.reload().await;
+            let state = *store.snapshot().users.values().next().expect("alice");
+            assert_eq!(
+                state,
+                UserState {
+                    tenant: TenantId(1),
+                    generation: 4
+                }
+            );
+
+            run(db, "UPDATE users SET token_generation = 5").await;
+            run(db, "UPDATE wakeups SET version = version + 1 WHERE topic = 'auth'").await;
+            for _ in 0..100 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                if store.snapshot().users.values().all(|user| user.generation == 5) {
+                    break;
+                }
+            }
+            assert!(
+                store.snapshot().users.values().all(|user| user.generation == 5),
+                "{:?}",
+                database.engine()
+            );
+            assert!(store.staleness() < Duration::from_secs(1));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_away_makes_the_view_stale_and_keeps_it() {
+        for database in test_databases().await {
+            insert_user(&database.db).await;
+            let own = database.open_again().await;
+            let store = start(&own, Duration::from_millis(10)).await;
+            own.close().await;
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            assert!(
+                store.staleness() >= Duration::from_millis(100),
+                "{:?}",
+                database.engine()
+            );
+            assert_eq!(store.snapshot().users.len(), 1);
+        }
+    }
+}

@@ -165,3 +165,143 @@ fn bind<'q>(query: Query<'q, Any, AnyArguments>, row: &Entry, gateway_id: &str) 
         .bind(row.started_at_ms)
         .bind(gateway_id.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant as Clock;
+
+    use ace_migrations::testing::test_databases;
+    use ace_policies::token::Claims;
+    use ace_policies::usage::{Source, Usage};
+    use ace_policies::{KeyId, Provider, TenantId, UserId};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::clock::request_id;
+    use crate::metrics::Metrics;
+
+    fn entry(id: Uuid, output: u64) -> Entry {
+        let claims = Claims {
+            session: None,
+            user: UserId(7),
+            tenant: TenantId(1),
+            machine: None,
+            provider: None,
+            tool: "test".to_owned(),
+            models: None,
+            iat: 0,
+            exp: 0,
+            jti: Uuid::nil(),
+            generation: 0,
+        };
+        Entry {
+            request_id: id,
+            claims: Arc::new(claims),
+            provider: Provider::Anthropic,
+            key: Some(KeyId(3)),
+            method: http::Method::POST,
+            path: "/v1/messages".to_owned(),
+            model_asked: Some("a".to_owned()),
+            model_served: None,
+            status: 200,
+            error_kind: None,
+            usage: Usage {
+                input: 1,
+                output,
+                ..Usage::default()
+            },
+            source: Source::Provider,
+            streamed: true,
+            started_at_ms: 5,
+            ttfb_ms: Some(2),
+            duration_ms: 0,
+            bytes_in: 10,
+            bytes_out: u64::MAX,
+            upstream_request_id: None,
+        }
+    }
+
+    fn ledger(db: &Db) -> (Ledger, Writer) {
+        let metrics = Arc::new(Metrics::new().expect("distinct names"));
+        let (ledger, rows) = Ledger::new(1_000_000, metrics);
+        let options = WriterOptions {
+            batch: 512,
+            flush: Duration::from_millis(20),
+            gateway_id: "g".to_owned(),
+        };
+        let writer = Writer::new(db.clone(), &ledger, rows, options);
+        (ledger, writer)
+    }
+
+    async fn sums(db: &Db) -> (i64, i64) {
+        sqlx::query_as("SELECT COUNT(*), CAST(COALESCE(SUM(output_tokens), 0) AS BIGINT) FROM request_ledger")
+            .fetch_one(&db.read)
+            .await
+            .expect("readable")
+    }
+
+    #[tokio::test]
+    async fn every_settled_request_is_one_row_on_both_engines() {
+        for database in test_databases().await {
+            let (ledger, writer) = ledger(&database.db);
+            let backlog = ledger.backlog();
+            let writing = tokio::spawn(writer.run(std::future::pending()));
+            let started = Clock::now();
+            for _ in 0..10_000 {
+                drop(ledger.reserve(entry(request_id(5), 2), started).expect("room"));
+            }
+            drop(ledger);
+            writing.await.expect("the writer ends when there is no more to write");
+            let rate = 10_000.0 / started.elapsed().as_secs_f64();
+            println!("{:?}: {rate:.0} rows/s", database.engine());
+            assert_eq!(sums(&database.db).await, (10_000, 20_000), "{:?}", database.engine());
+            assert_eq!(backlog.rows(), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_row_that_is_there_is_not_written_again() {
+        for database in test_databases().await {
+            let id = request_id(5);
+            for output in [2, 900] {
+                let (ledger, writer) = ledger(&database.db);
+                drop(ledger.reserve(entry(id, output), Clock::now()).expect("room"));
+                drop(ledger);
+                writer.run(std::future::pending()).await;
+            }
+            assert_eq!(sums(&database.db).await, (1, 2), "{:?}", database.engine());
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_wait_while_the_database_is_away_and_admission_stops_at_the_limit() {
+        for database in test_databases().await {
+            let away = database.open_again().await;
+            away.close().await;
+            let metrics = Arc::new(Metrics::new().expect("distinct names"));
+            let (ledger, rows) = Ledger::new(2, metrics);
+            let options = WriterOptions {
+                batch: 8,
+                flush: Duration::from_millis(1),
+                gateway_id: "g".to_owned(),
+            };
+            let writer = Writer::new(away, &ledger, rows, options);
+            let (give_up, gave_up) = tokio::sync::oneshot::channel::<()>();
+            let writing = tokio::spawn(writer.run(async {
+                let _ = gave_up.await;
+            }));
+            for _ in 0..2 {
+                drop(ledger.reserve(entry(request_id(5), 1), Clock::now()).expect("room"));
+            }
+            assert!(
+                ledger.reserve(entry(request_id(5), 1), Clock::now()).is_none(),
+                "the limit is reached"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(ledger.waiting(), 2);
+            drop(give_up);
+            writing.await.expect("gives up when told to");
+        }
+    }
+}
