@@ -186,6 +186,16 @@ fn write_json(out: &mut String, measured: &Measured) -> std::fmt::Result {
             figure(cpu, 2),
         )?;
     }
+    for row in measured.json.iter().filter(|row| row.cpu_us_by_thread.len() > 1) {
+        let threads = row.cpu_us_by_thread.iter().filter(|(_, us)| **us >= 0.1);
+        let threads: Vec<_> = threads.map(|(name, us)| format!("{name} {us:.1}")).collect();
+        writeln!(
+            out,
+            "\n{}, CPU µs/request by thread: {}",
+            row.target.as_str(),
+            threads.join(", ")
+        )?;
+    }
     writeln!(out)
 }
 

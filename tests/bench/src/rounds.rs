@@ -1,6 +1,6 @@
 //! The run: rounds in which the targets take turns, so that a noisy minute falls on all of them.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -69,6 +69,7 @@ pub struct JsonFigures {
     #[serde(flatten)]
     pub latency: Percentiles,
     pub cpu_us_per_request: Option<f64>,
+    pub cpu_us_by_thread: BTreeMap<String, f64>,
     pub target_busy_percent: Option<f64>,
     pub generator_busy_percent: f64,
 }
@@ -156,7 +157,12 @@ fn json_figures(target: Kind, runs: Vec<json::Run>) -> JsonFigures {
     let window: Duration = runs.iter().map(|run| run.window).sum();
     let target_cpu: Option<Duration> = runs.iter().map(|run| run.target_cpu).sum();
     let generator_cpu: Duration = runs.iter().map(|run| run.generator_cpu).sum();
+    let mut cpu_us_by_thread = BTreeMap::new();
+    for (name, cpu) in runs.iter().flat_map(|run| &run.threads_cpu) {
+        *cpu_us_by_thread.entry(name.clone()).or_default() += us_each(*cpu, requests);
+    }
     JsonFigures {
+        cpu_us_by_thread,
         target,
         per_second_best: rates.iter().copied().fold(0.0, f64::max),
         per_second: median(rates),

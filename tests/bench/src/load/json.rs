@@ -2,6 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -22,6 +23,7 @@ pub struct Run {
     pub window: Duration,
     pub latencies: Latencies,
     pub target_cpu: Option<Duration>,
+    pub threads_cpu: BTreeMap<String, Duration>,
     pub generator_cpu: Duration,
 }
 
@@ -44,11 +46,17 @@ async fn measure(endpoint: &Endpoint, window: Duration) -> anyhow::Result<Run> {
         .collect();
     sleep(WARM_UP).await;
     let cpu = || endpoint.pid.map(process::cpu).transpose();
+    let by_thread = || endpoint.pid.map_or_else(|| Ok(BTreeMap::new()), process::cpu_by_thread);
+    let mut threads_cpu = by_thread()?;
     let (target_before, generator_before, started) = (cpu()?, process::own_thread_cpu()?, Instant::now());
     tally.counting.set(true);
     sleep(window).await;
     tally.counting.set(false);
     let (target_after, generator_after, window) = (cpu()?, process::own_thread_cpu()?, started.elapsed());
+    for (name, after) in by_thread()? {
+        let before = threads_cpu.entry(name).or_default();
+        *before = after.saturating_sub(*before);
+    }
     for caller in callers {
         if caller.is_finished() {
             caller.await?.context("a caller gave up")?;
@@ -60,6 +68,7 @@ async fn measure(endpoint: &Endpoint, window: Duration) -> anyhow::Result<Run> {
         window,
         latencies,
         target_cpu: target_after.zip(target_before).map(|(after, before)| after - before),
+        threads_cpu,
         generator_cpu: generator_after - generator_before,
     })
 }
