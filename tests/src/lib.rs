@@ -7,6 +7,7 @@
 mod ask;
 mod ca;
 mod corpus;
+mod dialect;
 mod door;
 
 mod framing;
@@ -16,13 +17,15 @@ mod people;
 mod postgres;
 mod process;
 mod provider;
+mod remarkable;
 mod script;
 mod wire;
 mod world;
 
 pub use ask::Ask;
 pub use ca::Ca;
-pub use corpus::{Corpus, Exchange, remarkable};
+pub use corpus::{Corpus, Exchange};
+pub use dialect::Dialect;
 pub use door::Door;
 
 pub use framing::Head;
@@ -32,9 +35,10 @@ pub use people::{Person, Said};
 pub use postgres::Postgres;
 pub use process::{Program, program};
 pub use provider::{Provider, Seen};
+pub use remarkable::remarkable;
 pub use script::{Script, Step, events};
 pub use wire::{Answer, End, Piece, Wire};
-pub use world::{Dialect, Node, World, WorldBuilder};
+pub use world::{Node, World, WorldBuilder};
 
 use std::future::Future;
 use std::time::Duration;

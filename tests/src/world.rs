@@ -10,17 +10,12 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::{Answer, Ask, Ca, Door, H2Client, Person, Postgres, Program, Provider, Wire, eventually, program};
+use crate::{Answer, Ask, Ca, Dialect, Door, H2Client, Person, Postgres, Program, Provider, Wire, eventually, program};
 
 const PASSWORD: &str = "correct horse battery staple";
 
-/// The APIs that the gateway speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Dialect {
-    OpenAi,
-    Anthropic,
-    Google,
-}
+/// The lines of each section of the configuration file.
+type Config = BTreeMap<&'static str, Vec<String>>;
 
 /// A running gateway and what belongs to it. Everything ends when it is dropped.
 pub struct World {
@@ -31,7 +26,7 @@ pub struct World {
     pub provider: Provider,
     pub admin: Person,
     pub alice: Person,
-    toml: String,
+    config: Config,
     environment: Vec<(String, String)>,
     // Last: its folder must outlive the program.
     state: TempDir,
@@ -46,116 +41,11 @@ pub struct Node {
 
 /// How a world differs from the usual one.
 pub struct WorldBuilder {
-    config: BTreeMap<&'static str, Vec<String>>,
+    config: Config,
     environment: Vec<(String, String)>,
     keys: bool,
     ca: Option<Ca>,
     provider: Option<Provider>,
-}
-
-impl Dialect {
-    pub const ALL: [Self; 3] = [Self::OpenAi, Self::Anthropic, Self::Google];
-
-    /// The provider's name in the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::OpenAi => "openai",
-            Self::Anthropic => "anthropic",
-            Self::Google => "google",
-        }
-    }
-
-    /// The real key that a world stores for it.
-    pub fn key(self) -> &'static str {
-        match self {
-            Self::OpenAi => "sk-real-openai-0123456789abcdef",
-            Self::Anthropic => "sk-ant-real-0123456789abcdef",
-            Self::Google => "AIzaReal0123456789abcdef",
-        }
-    }
-
-    /// The header that carries the real key, and what comes before the key in it.
-    pub fn credential(self) -> (&'static str, &'static str) {
-        match self {
-            Self::OpenAi => ("authorization", "Bearer "),
-            Self::Anthropic => ("x-api-key", ""),
-            Self::Google => ("x-goog-api-key", ""),
-        }
-    }
-
-    /// The path of its main call.
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::OpenAi => "/v1/chat/completions",
-            Self::Anthropic => "/v1/messages",
-            Self::Google => "/v1beta/models/gemini-2.5-pro:generateContent",
-        }
-    }
-
-    /// The path of its main call where the answer is to be a stream of events.
-    pub fn streaming_path(self) -> &'static str {
-        match self {
-            Self::Google => "/v1beta/models/gemini-2.5-pro:streamGenerateContent?alt=sse",
-            other => other.path(),
-        }
-    }
-
-    /// A small body for its main call.
-    pub fn body(self) -> Value {
-        match self {
-            Self::OpenAi => json!({"model": "gpt-5.5", "messages": [{"role": "user", "content": "hi"}]}),
-            Self::Anthropic => {
-                json!({"model": "claude-opus-5-5", "max_tokens": 64, "messages": [{"role": "user", "content": "hi"}]})
-            }
-            Self::Google => json!({"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}),
-        }
-    }
-
-    /// A main call without a credential.
-    pub fn ask(self) -> Ask {
-        self.post(self.path(), &self.body())
-    }
-
-    fn post(self, path: &str, body: &Value) -> Ask {
-        let ask = Ask::post(path).json(body);
-        if self == Self::Anthropic {
-            ask.header("anthropic-version", "2023-06-01")
-        } else {
-            ask
-        }
-    }
-
-    /// A main call without a credential that asks for a stream, and needs no help from the gateway to be metered.
-    pub fn streaming_ask(self) -> Ask {
-        let mut body = self.body();
-        if self != Self::Google {
-            body["stream"] = json!(true);
-        }
-        if self == Self::OpenAi {
-            body["stream_options"] = json!({"include_usage": true});
-        }
-        self.post(self.streaming_path(), &body)
-    }
-
-    /// The request with this credential, where this dialect's clients put it.
-    pub fn authorize(self, ask: Ask, token: &str) -> Ask {
-        let (name, prefix) = self.credential();
-        ask.header(name, format!("{prefix}{token}"))
-    }
-
-    /// The one credential that its provider must see: the real key, where this dialect has it.
-    pub fn injected(self) -> Vec<(String, String)> {
-        let (name, prefix) = self.credential();
-        vec![(name.to_owned(), format!("{prefix}{}", self.key()))]
-    }
-
-    /// The base URL to store for a provider at this address.
-    pub fn base_url(self, provider: &str) -> String {
-        match self {
-            Self::OpenAi => format!("{provider}/v1"),
-            _ => provider.to_owned(),
-        }
-    }
 }
 
 impl World {
@@ -236,9 +126,13 @@ impl World {
     }
 
     /// Starts another gateway with the same configuration, these additions to it and these flags.
-    pub async fn another_gateway(&self, toml: &str, flags: &[&str]) -> Node {
+    pub async fn another_gateway(&self, additions: &str, flags: &[&str]) -> Node {
         let state = TempDir::new().expect("a temporary folder");
-        std::fs::write(state.path().join("gateway.toml"), format!("{}\n{toml}", self.toml)).expect("a folder of ours");
+        std::fs::write(
+            state.path().join("gateway.toml"),
+            format!("{}\n{additions}", toml(&self.config)),
+        )
+        .expect("a folder of ours");
         let mut command = command(state.path(), &self.environment);
         command.args(flags);
         let (program, ready) = Program::start(command).await;
@@ -252,7 +146,7 @@ impl World {
     /// Starts a node of the control API alone.
     pub async fn control_node(&self) -> Node {
         let state = TempDir::new().expect("a temporary folder");
-        let toml = format!("{}\n[control]\nlisten = \"127.0.0.1:0\"\n", self.toml);
+        let toml = format!("{}\n[control]\nlisten = \"127.0.0.1:0\"\n", toml(&self.config));
         std::fs::write(state.path().join("gateway.toml"), toml).expect("a folder of ours");
         let mut command = program("ace-control");
         command
@@ -270,6 +164,12 @@ impl World {
         }
     }
 
+    /// Has only this line in a section of the configuration, from the next start on.
+    pub fn configure_instead(&mut self, section: &'static str, line: &str) {
+        self.config.insert(section, vec![line.to_owned()]);
+        std::fs::write(self.state.path().join("gateway.toml"), toml(&self.config)).expect("a folder of ours");
+    }
+
     pub fn state(&self) -> &Path {
         self.state.path()
     }
@@ -285,6 +185,12 @@ impl WorldBuilder {
     /// Adds a line to a section of the configuration file.
     pub fn config(mut self, section: &'static str, line: impl Into<String>) -> Self {
         self.config.entry(section).or_default().push(line.into());
+        self
+    }
+
+    /// Has only this line in a section.
+    pub fn config_instead(mut self, section: &'static str, line: &str) -> Self {
+        self.config.insert(section, vec![line.to_owned()]);
         self
     }
 
@@ -329,7 +235,7 @@ impl WorldBuilder {
             self = self.config("tls", format!("cert_file = {:?}", files.certificate));
             self = self.config("tls", format!("key_file = {:?}", files.key));
         }
-        std::fs::write(state.path().join("gateway.toml"), self.toml()).expect("a folder that can be written");
+        std::fs::write(state.path().join("gateway.toml"), toml(&self.config)).expect("a folder that can be written");
         let (gateway, ready) = Program::start(command(state.path(), &self.environment)).await;
         let door = Door {
             address: address(&ready["url"]),
@@ -344,7 +250,7 @@ impl WorldBuilder {
             provider,
             admin,
             alice,
-            toml: self.toml(),
+            config: self.config,
             environment: self.environment,
             state,
         };
@@ -357,14 +263,13 @@ impl WorldBuilder {
         }
         world
     }
+}
 
-    fn toml(&self) -> String {
-        let sections = self
-            .config
-            .iter()
-            .map(|(section, lines)| format!("[{section}]\n{}\n", lines.join("\n")));
-        sections.collect::<Vec<_>>().join("\n")
-    }
+fn toml(config: &Config) -> String {
+    let sections = config
+        .iter()
+        .map(|(section, lines)| format!("[{section}]\n{}\n", lines.join("\n")));
+    sections.collect::<Vec<_>>().join("\n")
 }
 
 fn command(state: &Path, environment: &[(String, String)]) -> Command {

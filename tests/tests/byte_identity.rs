@@ -182,6 +182,31 @@ async fn trap_7_only_chat_calls_are_asked_for_usage() {
     }
 }
 
+#[tokio::test]
+async fn an_event_larger_than_what_the_meter_keeps_passes_whole() {
+    let world = World::builder()
+        .config("limits", "sse_event_bytes = 65536")
+        .start()
+        .await;
+    let usage = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\n";
+    let big = format!("data: {{\"choices\":[],\"big\":\"{}\"}}\n\n", "x".repeat(3_000_000));
+    world
+        .provider
+        .plays(Script::events([&big, usage, "data: [DONE]\n\n"], Duration::ZERO));
+    let mut body = Dialect::OpenAi.body();
+    body["stream"] = true.into();
+    let ask = Ask::post("/v1/chat/completions")
+        .bearer(&world.token(Dialect::OpenAi).await)
+        .json(&body);
+    let answer = world.call(&ask).await.expect(200);
+    assert!(
+        answer.text() == format!("{big}data: [DONE]\n\n"),
+        "{} bytes came",
+        answer.body.len()
+    );
+    assert_eq!(world.alice.request_log(1).await[0]["output_tokens"], 4);
+}
+
 const GAP: Duration = Duration::from_millis(10);
 const HELD: Duration = Duration::from_millis(5);
 

@@ -198,6 +198,7 @@ async fn a_public_address_without_safe_credentials_is_refused() {
     command
         .env("HOME", folder.path())
         .env("OPENACE_ADMIN_PASSWORD", "admin123");
+    command.env("OPENACE_METRICS_LISTEN", "127.0.0.1:0");
     let (status, log) = Program::run(command).await;
     assert!(!status.success(), "{log}");
 }

@@ -1,8 +1,11 @@
 //! The request log: what was used, as the provider told it, once per request, whoever hung up.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use ace_tests::{Ask, Dialect, Script, World};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 const FAST: Duration = Duration::ZERO;
@@ -255,4 +258,49 @@ async fn what_was_logged_is_there_although_the_gateway_is_killed() {
     world.gateway.crash().await;
     world.restart().await;
     assert_eq!(world.alice.request_log(20).await.len(), 20);
+}
+
+#[tokio::test]
+async fn trap_8_a_compressed_answer_is_counted_although_nobody_asked_for_compression() {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder
+        .write_all(br#"{"usage":{"prompt_tokens":8,"completion_tokens":9}}"#)
+        .expect("memory");
+    let packed = encoder.finish().expect("memory");
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\n";
+    let answer = [
+        format!("{head}content-length: {}\r\n\r\n", packed.len()).as_bytes(),
+        &packed,
+    ]
+    .concat();
+    logs(
+        Dialect::OpenAi,
+        Script::raw(answer),
+        false,
+        json!({"input": 8, "output": 9}),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_alias_is_another_name_for_a_model_and_the_log_has_both() {
+    let world = World::builder()
+        .config("models.alias", "\"gpt-5.5\" = \"qwen3-coder-plus\"")
+        .start()
+        .await;
+    world.provider.plays(Script::json(
+        200,
+        &json!({"model": "qwen3-coder-plus", "usage": {"prompt_tokens": 1, "completion_tokens": 1}}),
+    ));
+    world.main_call(Dialect::OpenAi).await.expect(200);
+    let expected = Dialect::OpenAi
+        .body()
+        .to_string()
+        .replace("gpt-5.5", "qwen3-coder-plus");
+    assert_eq!(world.provider.request().body, expected);
+    let row = only_row(&world).await;
+    assert_eq!(
+        (&row["model_asked"], &row["model_served"]),
+        (&json!("gpt-5.5"), &json!("qwen3-coder-plus"))
+    );
 }
