@@ -88,6 +88,22 @@ pub fn is_credential(name: &str) -> bool {
     )
 }
 
+/// A value of `sec-websocket-protocol` as it goes on: without the protocols that hold a credential, and `None` where
+/// nothing is left.
+pub fn without_subprotocol(value: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let holds = |protocol: &&[u8]| {
+        let name = protocol.get(..SUBPROTOCOL.len());
+        name.is_some_and(|name| name.eq_ignore_ascii_case(SUBPROTOCOL.as_bytes()))
+    };
+    let offered = || value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    if !offered().any(|protocol| holds(&protocol)) {
+        return (!value.trim_ascii().is_empty()).then_some(Cow::Borrowed(value));
+    }
+    let kept = offered().filter(|protocol| !protocol.is_empty() && !holds(protocol));
+    let kept = kept.collect::<Vec<_>>().join(&b", "[..]);
+    (!kept.is_empty()).then_some(Cow::Owned(kept))
+}
+
 fn bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.trim_start().split_once([' ', '\t'])?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token)

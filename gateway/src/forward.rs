@@ -1,6 +1,8 @@
 //! Which headers cross the gateway. Everything does, in its order and with its duplicates, but for what the contract
 //! lists: the connection's own headers, credentials, cookies, and who is behind the client. Names are lower case.
 
+use std::borrow::Cow;
+
 use crate::credential;
 use crate::route::Call;
 
@@ -47,6 +49,19 @@ pub fn request_header(name: &str, nominated: &Nominated, call: &Call) -> bool {
     let ours = matches!(name, "host" | "content-length" | "expect" | "http2-settings")
         || (name == "accept-encoding" && call.api.is_metered());
     !(ours || connection_own(name, nominated) || credential::is_credential(name) || tells_who(name))
+}
+
+/// The value with which a header of a WebSocket's upgrade request goes on to the provider, if it does.
+///
+/// What goes on otherwise does here, the client's `sec-websocket-key` and `-version` with it, and of the protocols that it
+/// offers all but those that hold a credential. `sec-websocket-extensions` does not: they compress messages, and messages
+/// that cannot be read cannot be counted. It is the `Accept-Encoding: identity` of WebSockets.
+pub fn upgrade_header<'v>(name: &str, value: &'v [u8], nominated: &Nominated, call: &Call) -> Option<Cow<'v, [u8]>> {
+    match name {
+        "sec-websocket-extensions" => None,
+        "sec-websocket-protocol" => credential::without_subprotocol(value),
+        _ => request_header(name, nominated, call).then_some(Cow::Borrowed(value)),
+    }
 }
 
 /// Whether a provider's header goes on to the client. `content-length` does: the engine changes it with the body.
@@ -146,6 +161,52 @@ mod tests {
         for name in removed {
             assert!(!request_header(name, &Nominated::default(), &call), "{name}");
         }
+    }
+
+    #[test]
+    fn an_upgrade_goes_on_without_extensions_and_without_a_credential_among_its_protocols() {
+        let Ok(Route::DataPlane(call)) = route(&Method::GET, b"/v1/realtime?model=m", &HeaderMap::new()) else {
+            panic!("no call");
+        };
+        let goes_on = |name: &str, value: &'static str| {
+            let value = upgrade_header(name, value.as_bytes(), &nominated("upgrade, x-foo"), &call)?;
+            Some(String::from_utf8(value.into_owned()).unwrap())
+        };
+        for name in [
+            "sec-websocket-key",
+            "sec-websocket-version",
+            "openai-beta",
+            "origin",
+            "user-agent",
+        ] {
+            assert_eq!(goes_on(name, "13").as_deref(), Some("13"), "{name}");
+        }
+        for name in [
+            "accept-encoding",
+            "authorization",
+            "connection",
+            "cookie",
+            "host",
+            "sec-websocket-extensions",
+            "upgrade",
+            "x-foo",
+            "x-forwarded-for",
+        ] {
+            assert_eq!(goes_on(name, "permessage-deflate"), None, "{name}");
+        }
+        let protocols = |value| goes_on("sec-websocket-protocol", value);
+        assert_eq!(protocols("realtime").as_deref(), Some("realtime"));
+        assert_eq!(protocols("a,b ,  c").as_deref(), Some("a,b ,  c"), "as it came");
+        assert_eq!(
+            protocols("realtime, openai-insecure-api-key.T, openai-beta.realtime-v1").as_deref(),
+            Some("realtime, openai-beta.realtime-v1")
+        );
+        assert_eq!(
+            protocols("OpenAI-Insecure-API-Key.T ,realtime").as_deref(),
+            Some("realtime")
+        );
+        assert_eq!(protocols("openai-insecure-api-key.T"), None);
+        assert_eq!(protocols(""), None);
     }
 
     #[test]

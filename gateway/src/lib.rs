@@ -10,6 +10,7 @@ pub mod provider;
 pub mod refusal;
 pub mod route;
 pub mod sse;
+pub mod websocket;
 
 pub mod admit;
 pub mod answer;

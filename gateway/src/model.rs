@@ -7,10 +7,11 @@ use crate::body::Body;
 use crate::refusal::Refusal;
 use crate::route::{Call, ModelPlace};
 
-/// The model that a call asks for, in its path or its body.
+/// The model that a call asks for, in its path, its query or its body.
 pub fn asked<'r>(call: &Call, target: &'r [u8], body: &'r Body<'_>) -> Option<Cow<'r, str>> {
     match call.api.model_place() {
         ModelPlace::Path => call.model_in_path(target),
+        ModelPlace::Query => call.models_in_query(target).next(),
         ModelPlace::Body => body.model(),
         ModelPlace::Nowhere => None,
     }
@@ -32,8 +33,10 @@ pub fn check(call: &Call, target: &[u8], body: &Body<'_>, allowed: &[String]) ->
             "The token is limited to some models, and the request {why}"
         )));
     };
-    // A path's model may be named again in the body; a body may name several.
+    // A path's model may be named again in the body; a body and a query may name several.
+    let in_query = (place == ModelPlace::Query).then(|| call.models_in_query(target));
     let others = body.all_models().map(|other| other.unwrap_or(Cow::Borrowed("")));
+    let others = others.chain(in_query.into_iter().flatten());
     match std::iter::once(model)
         .chain(others)
         .find(|model| !allowed.iter().any(|one| same(one, model)))
@@ -116,6 +119,34 @@ mod tests {
             )
             .is_err()
         );
+    }
+
+    #[test]
+    fn trap_13_the_model_of_a_query_is_checked_in_every_spelling() {
+        let check = |query: &str| {
+            let target = format!("/v1/realtime{query}");
+            let Ok(Route::DataPlane(call)) = route(&Method::GET, target.as_bytes(), &HeaderMap::new()) else {
+                panic!("{target} is no call");
+            };
+            let body = Body::read(b"", None, None, 1 << 20).unwrap();
+            check(&call, target.as_bytes(), &body, &["gpt-realtime".to_owned()]).map_err(|refusal| refusal.message())
+        };
+        assert_eq!(check("?model=gpt-realtime"), Ok(()));
+        assert_eq!(check("?intent=x&model=gpt%2drealtime"), Ok(()));
+        let nameless = Err("The token is limited to some models, and the request names no model".to_owned());
+        assert_eq!(check(""), nameless);
+        assert_eq!(check("?Model=gpt-realtime"), nameless);
+        for query in [
+            "?model=",
+            "?model",
+            "?model=gpt-realtime-mini",
+            "?model=gpt-realtime&model=gpt-realtime-mini",
+            "?model=gpt-realtime-mini&model=gpt-realtime",
+            "?model=gpt-realtime&mod%65l=gpt-realtime-mini",
+            "?model=gpt-realtime+",
+        ] {
+            assert!(check(query).is_err(), "{query}");
+        }
     }
 
     #[test]

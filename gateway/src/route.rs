@@ -46,7 +46,7 @@ pub struct Call {
     /// What told the provider: a token's claim may overrule a header, but not a path.
     pub told_by: ToldBy,
     pub api: Api,
-    /// The client asks for a WebSocket, which the gateway does not carry: 426.
+    /// The client asks for a WebSocket; [`Call::carries_websocket`] tells whether it can have one.
     pub websocket: bool,
     path_at: usize,
     path_end: usize,
@@ -206,6 +206,12 @@ impl Call {
         self.api.dialect().unwrap_or(self.provider)
     }
 
+    /// Whether the call is for the one WebSocket that is carried. Asked for any other, clients fall back to plain HTTP at
+    /// a 426.
+    pub fn carries_websocket(&self) -> bool {
+        self.websocket && self.api == Api::OpenAiRealtime && self.provider == Provider::OpenAi
+    }
+
     /// The provider's path: what follows our prefix, or the main call's own path where nothing does.
     pub fn path<'t>(&self, target: &'t [u8]) -> &'t str {
         if self.path_at == self.path_end {
@@ -236,6 +242,11 @@ impl Call {
             Cow::Borrowed(path) => named(path).map(|range| Cow::Borrowed(&path[range])),
             Cow::Owned(path) => named(&path).map(|range| Cow::Owned(path[range].to_owned())),
         }
+    }
+
+    /// The models that the query names (OpenAI's Realtime): `/v1/realtime?model=<model>`.
+    pub fn models_in_query<'t>(&self, target: &'t [u8]) -> impl Iterator<Item = Cow<'t, str>> + use<'t> {
+        query(target).into_iter().flat_map(target::models)
     }
 }
 
@@ -436,6 +447,49 @@ mod tests {
         assert!(upgrade("websocket"));
         assert!(upgrade("h2c, WebSocket"));
         assert!(!upgrade("h2c"));
+    }
+
+    #[test]
+    fn trap_27_the_one_websocket_that_is_carried_is_openais_realtime() {
+        let carried = |method: &str, path: &str| {
+            let upgrade = [("upgrade", "websocket"), ("connection", "upgrade")];
+            [PROXY_PREFIX, ""].map(|prefix| call(method, &format!("{prefix}{path}"), &upgrade).carries_websocket())
+        };
+        assert_eq!(carried("GET", "/v1/realtime?model=gpt-realtime"), [true; 2]);
+        for path in [
+            "/v1/realtime/calls",
+            "/v1/responses",
+            "/v1beta/openai/realtime",
+            "/v1beta/models/g:live",
+        ] {
+            assert_eq!(carried("GET", path), [false; 2], "{path}");
+        }
+        assert_eq!(carried("POST", "/v1/realtime?model=gpt-realtime"), [false; 2]);
+        assert!(!call("GET", "/v1/realtime?model=gpt-realtime", &[]).carries_websocket());
+
+        let realtime = call("GET", "/v1/realtime", &[]);
+        assert_eq!((realtime.api, realtime.provider), (Api::OpenAiRealtime, OpenAi));
+        let refused = PathRefusal::OtherDialect {
+            path: OpenAi,
+            claim: Google,
+        };
+        assert_eq!(realtime.with_provider(Some(Google)), Err(refused));
+    }
+
+    #[test]
+    fn the_models_in_a_query() {
+        let models = |target: &'static str| {
+            let models = call("GET", target, &[]).models_in_query(target.as_bytes());
+            models.map(Cow::into_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(models("/v1/realtime?model=gpt-realtime"), ["gpt-realtime"]);
+        assert_eq!(
+            models("/v1/realtime?a=b&mod%65l=gpt%2Drealtime&model=x"),
+            ["gpt-realtime", "x"]
+        );
+        assert_eq!(models("/v1/realtime?model&model=%ff"), ["", "\u{fffd}"]);
+        assert!(models("/v1/realtime?models=x&Model=x").is_empty());
+        assert!(models("/v1/realtime").is_empty());
     }
 
     #[test]

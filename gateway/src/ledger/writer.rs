@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ace_migrations::Db;
+use ace_migrations::{Db, Engine};
 use sqlx::any::AnyArguments;
 use sqlx::query::Query;
 use sqlx::{Any, AnyConnection};
@@ -45,12 +45,13 @@ pub struct Writer {
 impl Writer {
     /// A writer for the rows of `ledger`.
     pub fn new(db: Db, ledger: &Ledger, rows: mpsc::UnboundedReceiver<Entry>, options: WriterOptions) -> Self {
+        let engine = db.engine;
         Self {
             db,
             rows,
             backlog: ledger.backlog(),
             options,
-            full_statement: statement(ROWS),
+            full_statement: statement(engine, ROWS),
         }
     }
 
@@ -104,7 +105,7 @@ impl Writer {
         let text = match rows.len() {
             ROWS => &self.full_statement,
             count => {
-                partial = statement(count);
+                partial = statement(self.db.engine, count);
                 &partial
             }
         };
@@ -116,12 +117,18 @@ impl Writer {
     }
 }
 
-fn statement(rows: usize) -> String {
+/// SQLite looks every named parameter up in a list, so that `$1` to `$992` cost more than the rows they insert: there they are
+/// nameless.
+fn statement(engine: Engine, rows: usize) -> String {
+    let parameter = |number: usize| match engine {
+        Engine::Sqlite => "?".to_owned(),
+        Engine::Postgres => format!("${number}"),
+    };
     let row = |row: usize| {
-        let numbers: Vec<_> = (1..=COLUMN_COUNT)
-            .map(|column| format!("${}", row * COLUMN_COUNT + column))
+        let parameters: Vec<_> = (1..=COLUMN_COUNT)
+            .map(|column| parameter(row * COLUMN_COUNT + column))
             .collect();
-        format!("({})", numbers.join(","))
+        format!("({})", parameters.join(","))
     };
     let rows: Vec<_> = (0..rows).map(row).collect();
     format!(

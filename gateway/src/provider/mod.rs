@@ -14,12 +14,14 @@ mod google;
 mod meter;
 mod openai;
 mod reader;
+mod realtime;
 mod tally;
 mod usage_chunk;
 
 pub use echo::mask_echo;
 pub use meter::{Meter, Metered};
 pub use reader::Head;
+pub use realtime::RealtimeMeter;
 pub use tally::tokens_in;
 pub use usage_chunk::UsageChunkFilter;
 

@@ -125,27 +125,36 @@ fn response(tally: &mut Tally, response: &[u8]) {
     }
 }
 
-/// Reads a usage object in the words of chat (`prompt_tokens`) or of Responses (`input_tokens`). Cached tokens are part
-/// of the prompt, reasoning and audio are part of what they stand in.
-fn read(object: &[u8]) -> Usage {
+/// Reads a usage object in the words of chat (`prompt_tokens`), of Responses (`input_tokens`) or of Realtime and
+/// transcriptions (`input_token_details`). Cached tokens are part of the prompt, reasoning and audio are part of what they
+/// stand in; cached audio is in the cache's figure.
+pub(super) fn read(object: &[u8]) -> Usage {
     let count = |keys: &[&str]| keys.iter().find_map(|key| json::count(json::find(object, key)?));
-    let detail = |keys: [&str; 2], name: &str| {
-        keys.iter()
-            .find_map(|key| json::count(json::find(json::find(object, key)?, name)?))
+    let detail = |keys: [&str; 3], path: &[&str]| {
+        keys.iter().find_map(|key| {
+            let inner = |object, key: &&str| json::find(object, key);
+            json::count(path.iter().try_fold(json::find(object, key)?, inner)?)
+        })
     };
-    const INPUT: [&str; 2] = ["prompt_tokens_details", "input_tokens_details"];
-    const OUTPUT: [&str; 2] = ["completion_tokens_details", "output_tokens_details"];
+    const INPUT: [&str; 3] = ["prompt_tokens_details", "input_tokens_details", "input_token_details"];
+    const OUTPUT: [&str; 3] = [
+        "completion_tokens_details",
+        "output_tokens_details",
+        "output_token_details",
+    ];
     let prompt = count(&["prompt_tokens", "input_tokens"]).unwrap_or_default();
     // The second and third are DeepSeek's and Moonshot's words.
-    let cached = detail(INPUT, "cached_tokens").or_else(|| count(&["prompt_cache_hit_tokens", "cached_tokens"]));
+    let cached = detail(INPUT, &["cached_tokens"]).or_else(|| count(&["prompt_cache_hit_tokens", "cached_tokens"]));
     let cached = cached.unwrap_or_default();
+    let audio = detail(INPUT, &["audio_tokens"]).unwrap_or_default();
+    let cached_audio = detail(INPUT, &["cached_tokens_details", "audio_tokens"]).unwrap_or_default();
     Usage {
         input: prompt.saturating_sub(cached),
         cache_read: cached,
         output: count(&["completion_tokens", "output_tokens"]).unwrap_or_default(),
-        reasoning: detail(OUTPUT, "reasoning_tokens").unwrap_or_default(),
-        audio_input: detail(INPUT, "audio_tokens").unwrap_or_default(),
-        audio_output: detail(OUTPUT, "audio_tokens").unwrap_or_default(),
+        reasoning: detail(OUTPUT, &["reasoning_tokens"]).unwrap_or_default(),
+        audio_input: audio.saturating_sub(cached_audio),
+        audio_output: detail(OUTPUT, &["audio_tokens"]).unwrap_or_default(),
         ..Usage::default()
     }
 }

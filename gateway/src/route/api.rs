@@ -15,6 +15,8 @@ pub enum Api {
     OpenAiInputTokens,
     OpenAiCompletions,
     OpenAiEmbeddings,
+    /// The WebSocket of spoken conversations; its model stands in the query.
+    OpenAiRealtime,
     AnthropicMessages,
     AnthropicCountTokens,
     GoogleGenerate,
@@ -37,6 +39,7 @@ pub enum Api {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelPlace {
     Path,
+    Query,
     Body,
     Nowhere,
 }
@@ -46,7 +49,8 @@ impl Api {
     pub fn dialect(self) -> Option<Provider> {
         use Api::*;
         match self {
-            OpenAiChat | OpenAiResponses | OpenAiInputTokens | OpenAiCompletions | OpenAiEmbeddings => Some(OpenAi),
+            OpenAiChat | OpenAiResponses | OpenAiInputTokens | OpenAiCompletions | OpenAiEmbeddings
+            | OpenAiRealtime => Some(OpenAi),
             AnthropicMessages | AnthropicCountTokens => Some(Anthropic),
             GoogleGenerate | GoogleStreamGenerate | GoogleCountTokens | GoogleEmbed | Upload => Some(Google),
             Main | Models | Files | Batch | Read | Other => None,
@@ -85,6 +89,7 @@ impl Api {
         use Api::*;
         match self {
             GoogleGenerate | GoogleStreamGenerate | GoogleCountTokens | GoogleEmbed => ModelPlace::Path,
+            OpenAiRealtime => ModelPlace::Query,
             Models | Files | Upload | Read => ModelPlace::Nowhere,
             _ => ModelPlace::Body,
         }
@@ -142,6 +147,7 @@ fn openai(method: &Method, tail: &str) -> Result<Option<(Option<Provider>, Api)>
         "responses/input_tokens" => Api::OpenAiInputTokens,
         "completions" => Api::OpenAiCompletions,
         "embeddings" => Api::OpenAiEmbeddings,
+        "realtime" if method == Method::GET => Api::OpenAiRealtime,
         // A short-lived provider key is still a key that goes around the gateway.
         "realtime/client_secrets" | "realtime/sessions" | "realtime/transcription_sessions" | "chatkit/sessions" => {
             return Err(PathRefusal::MintsCredential);

@@ -1,5 +1,7 @@
 //! The request target that goes to the provider: the key's base URL, the client's path, the client's query.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 use url::Url;
 
@@ -48,8 +50,21 @@ pub fn kept_query(query: &str) -> impl Iterator<Item = &str> {
 
 /// Whether a part of a query is Google's `key=`.
 pub(crate) fn is_key(part: &str) -> bool {
+    is_named(part, "key")
+}
+
+/// The models that a query names, decoded. Which of several counts is the provider's affair, so all are told.
+pub(super) fn models(query: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let named = query.split('&').filter(|part| is_named(part, "model"));
+    named.map(|part| {
+        let value = part.split_once('=').map_or("", |(_, value)| value);
+        percent_decode_str(value).decode_utf8_lossy()
+    })
+}
+
+fn is_named(part: &str, wanted: &str) -> bool {
     let name = part.split_once('=').map_or(part, |(name, _)| name);
-    name == "key" || (name.contains('%') && percent_decode_str(name).eq(*b"key"))
+    name == wanted || (name.contains('%') && percent_decode_str(name).eq(wanted.bytes()))
 }
 
 #[cfg(test)]
