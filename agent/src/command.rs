@@ -150,8 +150,12 @@ fn break_glass() -> BreakGlass {
     BreakGlass::from_env_value(std::env::var(BREAK_GLASS).ok().as_deref())
 }
 
+/// `OPENACE_LOG_LEVEL` is for our own words; those of libraries could tell more than they should.
 #[expect(clippy::disallowed_methods, reason = "read once, before anything else starts")]
 fn log_filter() -> tracing_subscriber::EnvFilter {
-    let level = std::env::var("OPENACE_LOG_LEVEL").unwrap_or_else(|_| "info".to_owned());
-    tracing_subscriber::EnvFilter::try_new(level.to_lowercase()).unwrap_or_else(|_| "info".into())
+    let level = std::env::var("OPENACE_LOG_LEVEL")
+        .ok()
+        .and_then(|level| level.trim().parse().ok());
+    let level = level.unwrap_or(tracing::level_filters::LevelFilter::INFO);
+    tracing_subscriber::EnvFilter::new(format!("warn,ace_agent={level}"))
 }
