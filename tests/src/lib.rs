@@ -61,6 +61,15 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe:
     }
 }
 
+/// Whether `tests/run --full` asks for the larger corpora.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how thorough to be is a setting of the stories"
+)]
+pub fn thorough() -> bool {
+    std::env::var_os("OPENACE_TEST_FULL").is_some_and(|value| !value.is_empty())
+}
+
 /// The middle one of some durations: what a busy machine does to a few of them does not matter.
 pub fn median(mut durations: Vec<Duration>) -> Duration {
     durations.sort_unstable();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ace_tests::{
     Answer, Ask, Corpus, Dialect, End, Exchange, Head, Provider, Script, Seen, Wire, World, median, remarkable,
+    thorough,
 };
 use bytes::Bytes;
 
@@ -40,14 +41,14 @@ async fn trap_18_remarkable_exchanges_are_the_same_through_the_gateway() {
 
 #[tokio::test]
 async fn generated_exchanges_are_the_same_through_the_gateway() {
-    compare_all(Corpus::new(1).generated(120)).await;
+    compare_all(Corpus::new(1).generated(if thorough() { 1500 } else { 120 })).await;
 }
 
 #[tokio::test]
 async fn recorded_streams_are_the_same_through_the_gateway() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway/fixtures");
     let mut exchanges = Vec::new();
-    for seed in 0..4 {
+    for seed in 0..if thorough() { 60 } else { 4 } {
         exchanges.extend(Corpus::new(seed).recorded(&folder));
     }
     compare_all(exchanges).await;

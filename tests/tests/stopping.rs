@@ -98,7 +98,7 @@ async fn an_upgrade_refuses_nobody_and_cuts_no_stream() {
     tokio::time::sleep(SOON).await;
     stop.send(()).expect("the caller still calls");
     let calls = caller.await.expect("every call was answered");
-    assert!(calls > 50, "{calls} calls");
+    assert!(calls > 20, "{calls} calls");
     while let Some(piece) = wire.piece().await {
         answer.pieces.push(piece);
     }
@@ -112,9 +112,11 @@ async fn an_upgrade_refuses_nobody_and_cuts_no_stream() {
 async fn call_until(door: Door, ask: Ask, mut stopped: tokio::sync::oneshot::Receiver<()>) -> usize {
     let mut calls = 0;
     while stopped.try_recv().is_err() {
-        door.call(&ask).await.expect(200);
+        let mut wire = door.wire().await;
+        // A client far away is connected for a while before its request is there.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        wire.call(&ask).await.expect(200);
         calls += 1;
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     calls
 }
