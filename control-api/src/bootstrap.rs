@@ -14,6 +14,9 @@ use crate::{password, signing_keys};
 /// The name of the first admin.
 const ADMIN: &str = "admin";
 
+/// The first admin's password in the documentation of older systems.
+const PUBLISHED_PASSWORD: &str = "admin123";
+
 /// The shortest password that an operator may set for the first admin.
 const MIN_OPERATOR_CHARS: usize = 8;
 
@@ -62,6 +65,26 @@ pub async fn bootstrap(app: &App, first: FirstAdmin) -> Result<Bootstrap, ApiErr
         admin_password,
         admin_created,
     })
+}
+
+impl App {
+    /// Whether any active admin has the password that is published in documentation.
+    pub async fn has_published_admin_password(&self) -> Result<bool, ApiError> {
+        let rows = sqlx::query("SELECT password_hash FROM users WHERE role = 'admin' AND is_active = 1")
+            .fetch_all(&self.db().read)
+            .await?;
+        for row in rows {
+            let hash: String = row.try_get(0)?;
+            if self
+                .passwords()
+                .matches(Some(hash), Secret::new(PUBLISHED_PASSWORD.to_owned()))
+                .await?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// Whether there is nothing to do, which is so at every start but the first.

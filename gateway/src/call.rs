@@ -11,6 +11,7 @@ use crate::answer::answer;
 use crate::body::{self, Body};
 use crate::engine::downstream::BodyError;
 use crate::engine::server::Served;
+use crate::engine::upload::{UploadError, UploadLimits};
 use crate::engine::upstream::{OutRequest, Upstream, UpstreamError};
 use crate::engine::{Downstream, Headers, RequestHead, ResponseHead};
 use crate::flight::Flight;
@@ -20,7 +21,7 @@ use crate::ledger::Reservation;
 use crate::provider;
 use crate::proxy::{Gateway, Peer, announces_body, refuse};
 use crate::refusal::Refusal;
-use crate::route::{Api, Call};
+use crate::route::{Api, Call, ModelPlace};
 use crate::ticket::{Ticket, text};
 use crate::upload::Begun;
 
@@ -125,6 +126,9 @@ async fn ask(
     ticket: &mut Ticket,
 ) -> Result<Asked, Stopped> {
     let claims = Arc::clone(&caller.claims);
+    if caller.call.api.model_place() == ModelPlace::Nowhere && !downstream.is_request_done() {
+        return pass_upload(gateway, downstream, head, caller, peer, ticket).await;
+    }
     let bytes = read_body(gateway, downstream, head, ticket).await?;
     let Ready {
         admitted,
@@ -169,6 +173,77 @@ async fn ask(
     }
 }
 
+/// Sends a body that nobody here needs to read as it comes: a file may be large.
+async fn pass_upload(
+    gateway: &Gateway,
+    downstream: &mut Downstream,
+    head: &RequestHead,
+    caller: Authorized,
+    peer: Peer,
+    ticket: &mut Ticket,
+) -> Result<Asked, Stopped> {
+    let claims = Arc::clone(&caller.claims);
+    let Ready { admitted, .. } = admit(gateway, caller, head, &[], ticket).await?;
+    let Admitted {
+        call,
+        key,
+        mut reservation,
+    } = admitted;
+    let request = outgoing(head, &call, key.key(), None)?;
+    let options = &gateway.options;
+    let limits = UploadLimits {
+        length: text(&head.headers, "content-length").and_then(|length| length.parse().ok()),
+        max: options.max_body as u64,
+        idle: options.limits.body_idle,
+        first_byte: options.first_byte,
+    };
+    let sent = gateway
+        .upstreams
+        .upload(&key.key().origin, &request, downstream, limits);
+    match ticket.wait(sent).await {
+        Ok((upstream, answer, bytes)) => {
+            reservation.entry().bytes_in = bytes;
+            let upload = (call.api == Api::Upload).then(|| Begun {
+                base: Begun::base(head, peer),
+                claims,
+                key: key.key().id,
+            });
+            let reservation = Box::new(reservation);
+            Ok(Asked {
+                call,
+                reservation,
+                secret: Some(key),
+                upstream,
+                head: answer,
+                usage_chunk: false,
+                upload,
+            })
+        }
+        Err(UploadError::Upstream(error)) => Err(failed(gateway, &error, &mut reservation).into()),
+        Err(UploadError::Body(why)) => {
+            let stopped = body_refusal(why, options.max_body);
+            if let Stopped::Refused(refusal) = &stopped {
+                let entry = reservation.entry();
+                entry.status = refusal.status().as_u16();
+                entry.error_kind = Some(refusal.reason());
+            }
+            Err(stopped)
+        }
+    }
+}
+
+fn body_refusal(why: BodyError, max_body: usize) -> Stopped {
+    match why {
+        BodyError::Gone => Stopped::ClientGone,
+        BodyError::TooLarge => Refusal::BodyTooLarge {
+            max_bytes: max_body as u64,
+        }
+        .into(),
+        BodyError::Timeout => Refusal::InvalidRequest("The request's body did not arrive in time".to_owned()).into(),
+        BodyError::Malformed(why) => Refusal::InvalidRequest(format!("Malformed request body: {why}")).into(),
+    }
+}
+
 /// Reads a request's body whole: the model in it decides where it goes.
 pub async fn read_body(
     gateway: &Gateway,
@@ -182,15 +257,10 @@ pub async fn read_body(
     let options = &gateway.options;
     let expected = text(&head.headers, "content-length").and_then(|length| length.parse().ok());
     let read = downstream.read_whole_body(expected, options.max_body, options.body_total, options.limits.body_idle);
-    ticket.wait(read).await.map_err(|why| match why {
-        BodyError::Gone => Stopped::ClientGone,
-        BodyError::TooLarge => Refusal::BodyTooLarge {
-            max_bytes: options.max_body as u64,
-        }
-        .into(),
-        BodyError::Timeout => Refusal::InvalidRequest("The request's body did not arrive in time".to_owned()).into(),
-        BodyError::Malformed(why) => Refusal::InvalidRequest(format!("Malformed request body: {why}")).into(),
-    })
+    ticket
+        .wait(read)
+        .await
+        .map_err(|why| body_refusal(why, options.max_body))
 }
 
 /// A call that may go out.

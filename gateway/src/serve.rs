@@ -186,7 +186,7 @@ impl Running {
                 (Some(app), password)
             }
         };
-        auth.admin = admin_account(&db, admin_given).await?;
+        auth.admin = admin_account(&db, app.as_ref(), &announced, admin_given).await?;
         check_exposure(&announced, &auth)?;
         let (predecessor, sockets) = match predecessor {
             Some((predecessor, sockets)) => (Some(predecessor), sockets),
@@ -390,7 +390,22 @@ async fn open_control_api(
     Ok((app, made.admin_password))
 }
 
-async fn admin_account(db: &Db, given: bool) -> Result<AdminAccount, Failure> {
+async fn admin_account(
+    db: &Db,
+    app: Option<&App>,
+    addresses: &[SocketAddr],
+    given: bool,
+) -> Result<AdminAccount, Failure> {
+    // Passwords are slow to compare, and on loopback nobody asks.
+    let is_exposed = addresses.iter().any(|address| !address.ip().is_loopback());
+    if let Some(app) = app.filter(|_| is_exposed)
+        && app
+            .has_published_admin_password()
+            .await
+            .map_err(|error| Failure::Control(error.to_string()))?
+    {
+        return Ok(AdminAccount::PublishedPassword);
+    }
     let safe: i64 = sqlx::query_scalar(
         "SELECT COUNT(*) FROM users WHERE role = 'admin' AND is_active = 1 AND must_change_password = 0",
     )

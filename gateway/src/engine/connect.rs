@@ -151,10 +151,20 @@ impl Connector {
 
     /// Opens a connection; where several addresses are known they are tried in turn.
     pub async fn connect(&self, origin: &Origin) -> Result<Stream, ConnectError> {
+        self.connect_as(origin, if self.options.http2 { ALPN::H2H1 } else { ALPN::H1 })
+            .await
+    }
+
+    /// Opens a connection that speaks HTTP/1.
+    pub async fn connect_h1(&self, origin: &Origin) -> Result<Stream, ConnectError> {
+        self.connect_as(origin, ALPN::H1).await
+    }
+
+    async fn connect_as(&self, origin: &Origin, alpn: ALPN) -> Result<Stream, ConnectError> {
         match &origin.address {
             Address::Unix(path) => self.connect_unix(path).await,
-            Address::Host { host, port, tls } => self.connect_host(host, *port, *tls, true).await,
-            Address::Trusted { host, port } => self.connect_host(host, *port, false, false).await,
+            Address::Host { host, port, tls } => self.connect_host(host, *port, *tls, alpn, true).await,
+            Address::Trusted { host, port } => self.connect_host(host, *port, false, alpn, false).await,
         }
     }
 
@@ -171,7 +181,14 @@ impl Connector {
         }
     }
 
-    async fn connect_host(&self, host: &Arc<str>, port: u16, tls: bool, checked: bool) -> Result<Stream, ConnectError> {
+    async fn connect_host(
+        &self,
+        host: &Arc<str>,
+        port: u16,
+        tls: bool,
+        alpn: ALPN,
+        checked: bool,
+    ) -> Result<Stream, ConnectError> {
         let mut last = ConnectError::Resolve("no address".to_owned());
         for ip in self.resolve(host).await?.iter().copied() {
             if checked && let Err(why) = ssrf::check_address(ip, host, &self.options.allow) {
@@ -180,7 +197,7 @@ impl Connector {
             }
             match self
                 .transport
-                .new_stream(&self.peer(SocketAddr::new(ip, port), host, tls))
+                .new_stream(&self.peer(SocketAddr::new(ip, port), host, tls, alpn.clone()))
                 .await
             {
                 Ok(stream) => return Ok(stream),
@@ -190,11 +207,11 @@ impl Connector {
         Err(last)
     }
 
-    fn peer(&self, address: SocketAddr, host: &str, tls: bool) -> HttpPeer {
+    fn peer(&self, address: SocketAddr, host: &str, tls: bool, alpn: ALPN) -> HttpPeer {
         let mut peer = HttpPeer::new(address, tls, host.to_owned());
         peer.options.connection_timeout = Some(self.options.timeout);
         peer.options.total_connection_timeout = Some(self.options.timeout * 2);
-        peer.options.alpn = if self.options.http2 { ALPN::H2H1 } else { ALPN::H1 };
+        peer.options.alpn = alpn;
         peer
     }
 

@@ -16,6 +16,7 @@ pub mod headers;
 pub mod io;
 pub mod pool;
 pub mod server;
+pub mod upload;
 pub mod upstream;
 
 pub use answer::AnswerHead;

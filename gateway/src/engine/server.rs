@@ -39,6 +39,11 @@ use super::pool::use_shard;
 /// What a client that speaks HTTP/2 sends first (RFC 9113 §3.4).
 const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// How long a connection that was accepted before the end began may take to send its first request.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
+/// For every connection to notice that the end has begun, before they are counted.
+const NOTICE: Duration = Duration::from_millis(50);
+
 /// Serves requests.
 pub trait Service: Send + Sync + 'static {
     /// Answers one request.
@@ -104,6 +109,14 @@ impl Stop {
     /// Waits until streams are to end.
     pub async fn ending(&mut self) {
         self.reached(Phase::Ending).await;
+    }
+
+    /// Waits until a connection on which no request has come yet has no more time for one: its client connected before the
+    /// listeners were closed, and may be about to send.
+    async fn nothing_came(&mut self) {
+        self.reached(Phase::Draining).await;
+        let _expected = self.enter();
+        tokio::time::sleep(FIRST_REQUEST_GRACE).await;
     }
 
     async fn reached(&mut self, wanted: Phase) {
@@ -204,6 +217,7 @@ impl Server {
     pub async fn stop(self, drain: Duration, grace: Duration) -> usize {
         let _ = self.shutdown.send(true);
         self.phase.send_replace(Phase::Draining);
+        tokio::time::sleep(NOTICE).await;
         if !self.wait_idle(drain).await {
             self.phase.send_replace(Phase::Ending);
             self.wait_idle(grace).await;
@@ -374,29 +388,34 @@ impl<S: Service> Connection<S> {
             };
         }
         let mut first = BytesMut::new();
-        match tokio::time::timeout(self.limits.keepalive, self.speaks_h2(&mut first)).await {
-            Ok(Some(true)) => Box::pin(self.run_h2(first)).await,
-            Ok(Some(false)) => self.run_h1(first).await,
-            _ => {}
+        match self.speaks_h2(&mut first).await {
+            Some(true) => Box::pin(self.run_h2(first)).await,
+            Some(false) => self.run_h1(first).await,
+            None => {}
         }
     }
 
-    /// Reads until it is clear which version the client speaks; `None` if it goes away.
+    /// Reads until it is clear which version the client speaks; `None` if it goes away, or says nothing for too long.
     async fn speaks_h2(&mut self, first: &mut BytesMut) -> Option<bool> {
-        loop {
-            let known = first.len().min(H2_PREFACE.len());
-            if known > 0 && first[..known] != H2_PREFACE[..known] {
-                return Some(false);
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            read = tokio::time::timeout(self.limits.keepalive, fill(&mut self.stream, first)) => read.ok()?.ok().filter(|read| *read > 0)?,
+            () = stop.nothing_came() => return None,
+        };
+        let read_on = async {
+            loop {
+                let known = first.len().min(H2_PREFACE.len());
+                if first[..known] != H2_PREFACE[..known] {
+                    return Some(false);
+                }
+                if known == H2_PREFACE.len() {
+                    return Some(true);
+                }
+                fill(&mut self.stream, first).await.ok().filter(|read| *read > 0)?;
             }
-            if known == H2_PREFACE.len() {
-                return Some(true);
-            }
-            let mut stop = self.stop.clone();
-            tokio::select! {
-                read = fill(&mut self.stream, first) => if !matches!(read, Ok(1..)) { return None },
-                () = stop.reached(Phase::Draining) => return None,
-            }
-        }
+        };
+        tokio::time::timeout(self.limits.head, read_on).await.ok()?
     }
 
     async fn run_h1(self, first: BytesMut) {
@@ -412,11 +431,18 @@ impl<S: Service> Connection<S> {
         let mut session = Box::new(H1Server::new(stream));
         session.unread(&first);
         drop(first);
+        let mut is_first = true;
         loop {
+            let over = async {
+                match std::mem::take(&mut is_first) {
+                    true => stop.nothing_came().await,
+                    false => stop.reached(Phase::Draining).await,
+                }
+            };
             let head = tokio::select! {
                 biased;
                 head = session.read_head(&limits, limits.keepalive) => head,
-                () = stop.reached(Phase::Draining) => return,
+                () = over => return,
             };
             let head = match head {
                 Ok(head) => Ok(head),

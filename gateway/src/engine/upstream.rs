@@ -17,7 +17,7 @@ use super::headers::{Headers, ResponseHead};
 use super::pool::Pool;
 
 /// How long the answer of a server that stopped reading is waited for.
-const REFUSAL: Duration = Duration::from_secs(2);
+pub(super) const REFUSAL: Duration = Duration::from_secs(2);
 
 /// Opens, pools and uses connections to providers and to the control API.
 pub struct Upstreams {
@@ -164,7 +164,11 @@ impl Upstreams {
     ) -> Result<(Upstream, ResponseHead), (UpstreamError, bool)> {
         let body = request.body.as_deref().unwrap_or(&[]);
         let sent = session
-            .send(wire_head(origin, request), body, self.write_deadline)
+            .send(
+                wire_head(origin, request, OutFraming::of(request)),
+                body,
+                self.write_deadline,
+            )
             .await;
         // Even after a failed write there may be an answer: servers refuse large bodies early.
         let patience = if sent.is_ok() {
@@ -174,7 +178,7 @@ impl Upstreams {
         };
         let answer = tokio::time::timeout(
             patience,
-            session.read_head(self.max_head, request.method == Method::HEAD),
+            session.read_head(self.max_head, request.method == Method::HEAD, request.upgrade.is_some()),
         )
         .await;
         match (sent, answer) {
@@ -215,6 +219,24 @@ impl Upstreams {
         }
     }
 
+    pub(super) async fn connect_h1(&self, origin: &Origin) -> Result<Stream, UpstreamError> {
+        self.connector.connect_h1(origin).await.map_err(UpstreamError::Connect)
+    }
+
+    /// The head of a request whose body follows, by length or in chunks.
+    pub(super) fn upload_head(&self, origin: &Origin, request: &OutRequest, length: Option<u64>) -> Vec<u8> {
+        let framing = length.map_or(OutFraming::Chunked, OutFraming::Length);
+        wire_head(origin, request, framing)
+    }
+
+    pub(super) fn max_head(&self) -> usize {
+        self.max_head
+    }
+
+    pub(super) fn write_deadline(&self) -> Duration {
+        self.write_deadline
+    }
+
     /// Gives back what can be used again. The answer must have been read to its end.
     pub fn release(&self, upstream: Upstream) {
         if let Upstream::H1(session, key) = upstream
@@ -251,8 +273,24 @@ impl Upstream {
     }
 }
 
+/// How a request's body is framed on an HTTP/1 wire.
+enum OutFraming {
+    None,
+    Length(u64),
+    Chunked,
+}
+
+impl OutFraming {
+    fn of(request: &OutRequest) -> Self {
+        request
+            .body
+            .as_ref()
+            .map_or(Self::None, |body| Self::Length(body.len() as u64))
+    }
+}
+
 /// The head on an HTTP/1 wire, with its blank line.
-fn wire_head(origin: &Origin, request: &OutRequest) -> Vec<u8> {
+fn wire_head(origin: &Origin, request: &OutRequest, framing: OutFraming) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024 + request.target.len());
     out.extend_from_slice(request.method.as_str().as_bytes());
     out.push(b' ');
@@ -263,10 +301,14 @@ fn wire_head(origin: &Origin, request: &OutRequest) -> Vec<u8> {
     for (name, value) in request.headers.iter() {
         push_field(name, value, &mut out);
     }
-    if let Some(body) = &request.body {
-        out.extend_from_slice(b"content-length: ");
-        push_decimal(body.len() as u64, &mut out);
-        out.extend_from_slice(b"\r\n");
+    match framing {
+        OutFraming::None => {}
+        OutFraming::Length(length) => {
+            out.extend_from_slice(b"content-length: ");
+            push_decimal(length, &mut out);
+            out.extend_from_slice(b"\r\n");
+        }
+        OutFraming::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
     }
     if let Some(protocol) = &request.upgrade {
         push_field("connection", b"upgrade", &mut out);

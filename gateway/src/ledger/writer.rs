@@ -61,7 +61,7 @@ impl Writer {
         let mut batch = Vec::with_capacity(self.options.batch);
         while self.collect(&mut batch).await {
             let mut pause = Duration::from_millis(50);
-            while let Err(error) = self.write(&batch).await {
+            while let Err(error) = self.write_what_can_be(&batch).await {
                 tracing::warn!(%error, rows = batch.len(), "the ledger cannot be written; trying again");
                 tokio::select! {
                     () = tokio::time::sleep(pause) => pause = (pause * 2).min(MAX_PAUSE),
@@ -92,6 +92,23 @@ impl Writer {
         true
     }
 
+    /// Writes a batch; where the database refuses it for what is in it, row by row, so that one bad row costs only itself.
+    async fn write_what_can_be(&self, batch: &[Entry]) -> Result<(), sqlx::Error> {
+        match self.write(batch).await {
+            Err(error) if is_about_data(&error) => {}
+            result => return result,
+        }
+        for row in batch {
+            match self.write(std::slice::from_ref(row)).await {
+                Err(error) if is_about_data(&error) => {
+                    tracing::error!(%error, request_id = %row.request_id, "the database refuses a row of the ledger; it is lost");
+                }
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
     async fn write(&self, batch: &[Entry]) -> Result<(), sqlx::Error> {
         let mut transaction = self.db.begin_write().await?;
         for rows in batch.chunks(ROWS) {
@@ -114,6 +131,26 @@ impl Writer {
             query = bind(query, row, &self.options.gateway_id);
         }
         query.execute(connection).await.map(|_| ())
+    }
+}
+
+/// Whether the same rows would be refused again: classes 22 and 23 of SQLSTATE, and SQLite's codes for too large, constraint and
+/// mismatch.
+fn is_about_data(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else {
+        return matches!(error, sqlx::Error::Encode(_));
+    };
+    error.code().is_some_and(|code| match code.parse::<u32>() {
+        Ok(code) if code < 10_000 => matches!(code & 0xff, 18..=20),
+        _ => code.starts_with("22") || code.starts_with("23"),
+    })
+}
+
+/// Text that both engines can hold: PostgreSQL has no U+0000, and a client may put one into a model's name.
+fn storable(text: &str) -> String {
+    match text.contains('\0') {
+        true => text.replace('\0', "\u{fffd}"),
+        false => text.to_owned(),
     }
 }
 
@@ -145,13 +182,13 @@ fn bind<'q>(query: Query<'q, Any, AnyArguments>, row: &Entry, gateway_id: &str) 
         .bind(row.claims.user.0)
         .bind(row.claims.session.map(|session| session.to_string()))
         .bind(row.claims.machine.map(|machine| machine.to_string()))
-        .bind(row.claims.tool.clone())
+        .bind(storable(&row.claims.tool))
         .bind(row.provider.as_str().to_owned())
         .bind(row.key.map(|key| key.0))
         .bind(row.method.as_str().to_owned())
-        .bind(row.path.clone())
-        .bind(row.model_asked.clone())
-        .bind(row.model_served.clone())
+        .bind(storable(&row.path))
+        .bind(row.model_asked.as_deref().map(storable))
+        .bind(row.model_served.as_deref().map(storable))
         .bind(i64::from(row.status))
         .bind(row.error_kind.map(str::to_owned))
         .bind(count(row.usage.input))
@@ -168,7 +205,7 @@ fn bind<'q>(query: Query<'q, Any, AnyArguments>, row: &Entry, gateway_id: &str) 
         .bind(count(row.duration_ms))
         .bind(count(row.bytes_in))
         .bind(count(row.bytes_out))
-        .bind(row.upstream_request_id.clone())
+        .bind(row.upstream_request_id.as_deref().map(storable))
         .bind(row.started_at_ms)
         .bind(gateway_id.to_owned())
 }

@@ -85,8 +85,26 @@ impl H1Client {
         write_all(&mut self.stream, wire, deadline).await
     }
 
-    /// Reads the head of the answer, past interim answers other than 101. Cancel-safe.
-    pub async fn read_head(&mut self, max_bytes: usize, to_head: bool) -> Result<ResponseHead, AnswerError> {
+    /// Waits until any byte of an answer is there, or the connection's end. Cancel-safe.
+    pub async fn wait_for_answer(&mut self) {
+        if self.buffer.is_empty() {
+            self.answered = matches!(fill(&mut self.stream, &mut self.buffer).await, Ok(1..));
+        }
+    }
+
+    /// Keeps the connection from being used again.
+    pub fn close_after(&mut self) {
+        self.persistent = false;
+    }
+
+    /// Reads the head of the answer, past interim answers; `to_head` is whether it answers a HEAD request, `upgrade` whether a 101
+    /// was asked for. Cancel-safe.
+    pub async fn read_head(
+        &mut self,
+        max_bytes: usize,
+        to_head: bool,
+        upgrade: bool,
+    ) -> Result<ResponseHead, AnswerError> {
         let limits = head::HeadLimits {
             bytes: max_bytes,
             fields: 256,
@@ -99,8 +117,11 @@ impl H1Client {
                     let (head, body, persistent) = head::parse_response(&self.buffer[..end], to_head)?;
                     self.buffer.advance(end);
                     seen = 0;
-                    if (100..200).contains(&head.status) && head.status != 101 {
-                        continue;
+                    match head.status {
+                        101 if upgrade => {}
+                        101 => return Err(AnswerError::Malformed("a switch of protocols that nobody asked for")),
+                        100..=199 => continue,
+                        _ => {}
                     }
                     self.body = body;
                     self.persistent = persistent;
