@@ -195,6 +195,7 @@ async fn pass_upload(
         length: text(&head.headers, "content-length").and_then(|length| length.parse().ok()),
         max: options.max_body as u64,
         idle: options.limits.body_idle,
+        total: options.body_total,
         first_byte: options.first_byte,
     };
     let sent = gateway

@@ -19,6 +19,8 @@ pub struct UploadLimits {
     pub max: u64,
     /// Between two pieces.
     pub idle: Duration,
+    /// For the whole body.
+    pub total: Duration,
     /// For the answer to begin once the body is sent.
     pub first_byte: Duration,
 }
@@ -64,7 +66,11 @@ impl Upstreams {
         let head = self.upload_head(origin, request, limits.length);
         session.send(head, &[], self.write_deadline()).await.map_err(broken)?;
         let mut sent = 0;
-        let (patience, whole) = match self.send_pieces(&mut session, downstream, limits, &mut sent).await? {
+        let pieces = self.send_pieces(&mut session, downstream, limits, &mut sent);
+        let (patience, whole) = match tokio::time::timeout(limits.total, pieces)
+            .await
+            .map_err(|_| BodyError::Timeout)??
+        {
             Sent::Whole => (limits.first_byte, true),
             Sent::Refused => (REFUSAL, false),
         };

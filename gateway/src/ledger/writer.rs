@@ -7,7 +7,6 @@ use sqlx::any::AnyArguments;
 use sqlx::query::Query;
 use sqlx::{Any, AnyConnection};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::{Backlog, Entry, Ledger};
 
@@ -76,18 +75,20 @@ impl Writer {
         }
     }
 
-    /// Waits for rows: the first as long as it takes, more for the flush interval. `false` when there will be none.
+    /// Waits for a first row as long as it takes, then lets others gather. `false` when there will be none.
+    ///
+    /// Sleeping on the clock and not on the queue: a request that settles has nobody to wake up.
     async fn collect(&mut self, batch: &mut Vec<Entry>) -> bool {
         if self.rows.recv_many(batch, self.options.batch).await == 0 {
             return false;
         }
-        let deadline = Instant::now() + self.options.flush;
-        while batch.len() < self.options.batch {
-            let room = self.options.batch - batch.len();
-            match tokio::time::timeout_at(deadline, self.rows.recv_many(batch, room)).await {
-                Ok(1..) => {}
-                _ => break,
-            }
+        if batch.len() + self.rows.len() < self.options.batch && !self.rows.is_closed() {
+            tokio::time::sleep(self.options.flush).await;
+        }
+        while batch.len() < self.options.batch
+            && let Ok(row) = self.rows.try_recv()
+        {
+            batch.push(row);
         }
         true
     }
