@@ -92,13 +92,24 @@ impl H1Server {
             }
         }
         let end = match timeout_at(Instant::now() + limits.head, self.fill_head(&limits.heads)).await {
-            Ok(end) => end?,
-            Err(_) => return Err(NoRequest::Timeout),
+            Ok(end) => end,
+            Err(_) => Err(NoRequest::Timeout),
         };
-        let head = self.ahead.split_to(end).freeze();
-        let (head, body) = head::parse_request(&head, &limits.heads).map_err(NoRequest::Refused)?;
-        self.begin(&head, body);
-        Ok(head)
+        let head = end.and_then(|end| {
+            let head = self.ahead.split_to(end).freeze();
+            head::parse_request(&head, &limits.heads).map_err(NoRequest::Refused)
+        });
+        match head {
+            Ok((head, body)) => {
+                self.begin(&head, body);
+                Ok(head)
+            }
+            Err(why) => {
+                // Where it ends is not known: until it is read past, closing would cut the answer off with a reset.
+                self.request_body = Decoder::until_close();
+                Err(why)
+            }
+        }
     }
 
     async fn fill_head(&mut self, limits: &HeadLimits) -> Result<usize, NoRequest> {
@@ -343,4 +354,50 @@ pub fn push_decimal(mut number: u64, out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(&digits[at..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        heads: HeadLimits {
+            bytes: 4096,
+            fields: 16,
+            target: 100,
+        },
+        head: Duration::from_secs(5),
+        keepalive: Duration::from_secs(5),
+        write: Duration::from_secs(5),
+        body_idle: Duration::from_secs(5),
+    };
+
+    fn connection() -> (DuplexStream, H1Server) {
+        let (client, server) = duplex(1024);
+        (client, H1Server::new(Box::new(server)))
+    }
+
+    #[tokio::test]
+    async fn a_client_can_send_the_rest_of_a_refused_head_and_read_why() {
+        let (mut client, mut session) = connection();
+        let served = tokio::spawn(async move {
+            let refused = session.read_head(&LIMITS, LIMITS.keepalive).await;
+            assert!(matches!(refused, Err(NoRequest::Refused(HeadError::TooLarge))));
+            session.start(&AnswerHead::new(431, Some(0)));
+            session.finish().await.unwrap();
+            session.close().await;
+        });
+        let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(100_000));
+        client.write_all(long.as_bytes()).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 431 ") && answer.contains("connection: close"),
+            "{answer}"
+        );
+        served.await.unwrap();
+    }
 }
