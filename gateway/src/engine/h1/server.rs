@@ -169,6 +169,10 @@ impl H1Server {
                 .decode(&self.ahead, &mut |data| body.extend_from_slice(data))
                 .map_err(|why| BodyError::Malformed(why.0))?;
             self.ahead.advance(decoded.consumed);
+            if self.request_body.is_done() && self.ahead.is_empty() {
+                // An answer may take hours; what a large body has needed is not kept for it.
+                self.ahead = BytesMut::new();
+            }
             if body.len() > before {
                 return Ok(true);
             }
@@ -399,5 +403,22 @@ mod tests {
             "{answer}"
         );
         served.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_memory_of_a_large_body_is_not_kept_for_the_answer() {
+        let (mut client, mut session) = connection();
+        tokio::spawn(async move {
+            let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n";
+            client.write_all(head.as_bytes()).await.unwrap();
+            client.write_all(&[b'x'; 100_000]).await.unwrap();
+            client
+        });
+        let head = session.read_head(&LIMITS, LIMITS.keepalive).await.ok().unwrap();
+        drop(head);
+        let mut body = Vec::new();
+        while session.read_body(&mut body, LIMITS.body_idle).await.unwrap() {}
+        assert_eq!(body.len(), 100_000);
+        assert!(!session.ahead.try_reclaim(1), "nothing is kept");
     }
 }
