@@ -179,10 +179,10 @@ impl Gate {
         let asked = model::asked(&call, arrival.target.as_bytes(), body).map(|model| model.into_owned());
         let mut reservation = self.record(&claims, &call, arrival, None)?;
         reservation.entry().model_asked.clone_from(&asked);
-        let allowed = match &claims.models {
+        let allowed = self.still_stands(&claims).and_then(|()| match &claims.models {
             Some(models) => model::check(&call, arrival.target.as_bytes(), body, models),
             None => Ok(()),
-        };
+        });
         let key = match allowed {
             Ok(()) => self.lease(&claims, &call, alias.or(asked.as_deref())).await,
             Err(refusal) => Err(refusal),
@@ -198,6 +198,14 @@ impl Gate {
                 entry.error_kind = Some(refusal.reason());
                 Err(refusal)
             }
+        }
+    }
+
+    /// A body may take minutes to arrive; a token that was revoked meanwhile gets nothing any more.
+    fn still_stands(&self, claims: &Claims) -> Result<(), Refusal> {
+        match self.store.snapshot().standing(claims) {
+            Standing::Good => Ok(()),
+            _ => Err(Refusal::Auth),
         }
     }
 
@@ -264,5 +272,80 @@ fn new_entry(claims: &Arc<Claims>, call: &Call, arrival: &Arrival<'_>, key: Opti
         bytes_in: arrival.bytes_in,
         bytes_out: 0,
         upstream_request_id: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ace_migrations::testing::test_databases;
+    use ace_policies::vault::{MasterKey, Vault};
+    use ace_policies::{TenantId, UserId};
+    use http::Method;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::route::{Route, route};
+    use crate::store::Refresher;
+
+    const TARGET: &str = "/v1/chat/completions";
+
+    fn caller(generation: i64) -> Authorized {
+        let claims = Claims {
+            session: None,
+            user: UserId(1),
+            tenant: TenantId(1),
+            machine: None,
+            provider: None,
+            tool: String::new(),
+            models: None,
+            iat: 0,
+            exp: i64::MAX,
+            jti: Uuid::nil(),
+            generation,
+        };
+        match route(&Method::POST, TARGET.as_bytes(), &HeaderMap::new()) {
+            Ok(Route::DataPlane(call)) => Authorized {
+                claims: Arc::new(claims),
+                call,
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn refusal(gate: &Gate, generation: i64) -> Refusal {
+        let arrival = Arrival {
+            request_id: Uuid::nil(),
+            started_at_ms: 0,
+            started: Instant::now(),
+            method: &Method::POST,
+            target: TARGET,
+            bytes_in: 0,
+        };
+        let body = Body::read(b"", None, None, 0).unwrap();
+        gate.admit(caller(generation), &arrival, &body, None)
+            .await
+            .err()
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_revoked_while_its_body_arrives_gets_nothing() {
+        for database in test_databases().await {
+            let user =
+                "INSERT INTO users (id, tenant_id, username, password_hash, role, is_active, must_change_password,
+                token_generation, created_at, updated_at) VALUES (1, 1, 'alice', 'x', 'user', 1, 0, 5, 0, 0)";
+            sqlx::query(user).execute(&database.db.write).await.unwrap();
+            let vault = Vault::new(&MasterKey::from_bytes([7; 32]));
+            let started = Refresher::start(database.db.clone(), vault, Duration::from_secs(60)).await;
+            let (store, refresher) = started.unwrap();
+            tokio::spawn(refresher.run());
+            let (ledger, _rows) = Ledger::new(10, Arc::new(Metrics::new().unwrap()));
+            let gate = Gate::new(store, ledger, 10, Duration::from_secs(60));
+            assert!(matches!(refusal(&gate, 4).await, Refusal::Auth));
+            assert!(
+                matches!(refusal(&gate, 5).await, Refusal::NoKey(_)),
+                "it stands, and has no key"
+            );
+        }
     }
 }
