@@ -127,7 +127,7 @@ async fn ask(
 ) -> Result<Asked, Stopped> {
     let claims = Arc::clone(&caller.claims);
     if caller.call.api.model_place() == ModelPlace::Nowhere && !downstream.is_request_done() {
-        return pass_upload(gateway, downstream, head, caller, peer, ticket).await;
+        return Box::pin(pass_upload(gateway, downstream, head, caller, peer, ticket)).await;
     }
     let bytes = read_body(gateway, downstream, head, ticket).await?;
     let Ready {
@@ -357,4 +357,21 @@ pub fn failed(gateway: &Gateway, error: &UpstreamError, reservation: &mut Reserv
     entry.status = refusal.status().as_u16();
     entry.error_kind = Some(refusal.reason());
     refusal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The size of a future that is never made.
+    fn size<'g, F: Future>(_: impl FnOnce(&'g Gateway, Downstream, RequestHead, Call, Peer, Ticket) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn setting_up_a_call_moves_little_memory() {
+        // It is moved into its box whole: 16 kB more were a quarter of a request's instructions once.
+        let bytes = size(set_up);
+        assert!(bytes < 4096, "{bytes} bytes");
+    }
 }

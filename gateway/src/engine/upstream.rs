@@ -133,19 +133,21 @@ impl Upstreams {
                 result => return result.map_err(|(error, _)| error),
             }
         } else if let Some(shared) = self.pool.shared(&origin.key) {
-            match self.exchange_h2(shared, origin, request, first_byte).await {
+            match Box::pin(self.exchange_h2(shared, origin, request, first_byte)).await {
                 Err((UpstreamError::Broken(AnswerError::Closed | AnswerError::Io(_)), false)) => {}
                 result => return result.map_err(|(error, _)| error),
             }
         }
-        let stream = self.connector.connect(origin).await.map_err(UpstreamError::Connect)?;
+        // Boxed: connecting is rare and its future is large.
+        let stream = Box::pin(self.connector.connect(origin))
+            .await
+            .map_err(UpstreamError::Connect)?;
         if Connector::is_http2(&stream) {
-            let shared = handshake(stream, self.max_head)
+            let shared = Box::pin(handshake(stream, self.max_head))
                 .await
                 .map_err(|error| UpstreamError::Connect(ConnectError::Io(error.to_string())))?;
             self.pool.share(&origin.key, shared.clone());
-            return self
-                .exchange_h2(shared, origin, request, first_byte)
+            return Box::pin(self.exchange_h2(shared, origin, request, first_byte))
                 .await
                 .map_err(|(error, _)| error);
         }

@@ -129,32 +129,70 @@ fn response(tally: &mut Tally, response: &[u8]) {
 /// transcriptions (`input_token_details`). Cached tokens are part of the prompt, reasoning and audio are part of what they
 /// stand in; cached audio is in the cache's figure.
 pub(super) fn read(object: &[u8]) -> Usage {
-    let count = |keys: &[&str]| keys.iter().find_map(|key| json::count(json::find(object, key)?));
-    let detail = |keys: [&str; 3], path: &[&str]| {
-        keys.iter().find_map(|key| {
-            let inner = |object, key: &&str| json::find(object, key);
-            json::count(path.iter().try_fold(json::find(object, key)?, inner)?)
-        })
-    };
-    const INPUT: [&str; 3] = ["prompt_tokens_details", "input_tokens_details", "input_token_details"];
-    const OUTPUT: [&str; 3] = [
-        "completion_tokens_details",
-        "output_tokens_details",
-        "output_token_details",
-    ];
-    let prompt = count(&["prompt_tokens", "input_tokens"]).unwrap_or_default();
-    // The second and third are DeepSeek's and Moonshot's words.
-    let cached = detail(INPUT, &["cached_tokens"]).or_else(|| count(&["prompt_cache_hit_tokens", "cached_tokens"]));
-    let cached = cached.unwrap_or_default();
-    let audio = detail(INPUT, &["audio_tokens"]).unwrap_or_default();
-    let cached_audio = detail(INPUT, &["cached_tokens_details", "audio_tokens"]).unwrap_or_default();
+    let (mut told, mut input, mut output) = (Told::default(), Details::default(), Details::default());
+    for (key, value) in members(object) {
+        match key {
+            b"prompt_tokens" => told.prompt[0] = json::count(value),
+            b"input_tokens" => told.prompt[1] = json::count(value),
+            b"completion_tokens" => told.completion[0] = json::count(value),
+            b"output_tokens" => told.completion[1] = json::count(value),
+            // DeepSeek's and Moonshot's words.
+            b"prompt_cache_hit_tokens" => told.cached[0] = json::count(value),
+            b"cached_tokens" => told.cached[1] = json::count(value),
+            b"prompt_tokens_details" | b"input_tokens_details" | b"input_token_details" => input.read(value),
+            b"completion_tokens_details" | b"output_tokens_details" | b"output_token_details" => output.read(value),
+            _ => {}
+        }
+    }
+    let first = |figures: [Option<u64>; 2]| figures.into_iter().flatten().next();
+    let cached = input.cached.or(first(told.cached)).unwrap_or_default();
     Usage {
-        input: prompt.saturating_sub(cached),
+        input: first(told.prompt).unwrap_or_default().saturating_sub(cached),
         cache_read: cached,
-        output: count(&["completion_tokens", "output_tokens"]).unwrap_or_default(),
-        reasoning: detail(OUTPUT, &["reasoning_tokens"]).unwrap_or_default(),
-        audio_input: audio.saturating_sub(cached_audio),
-        audio_output: detail(OUTPUT, &["audio_tokens"]).unwrap_or_default(),
+        output: first(told.completion).unwrap_or_default(),
+        reasoning: output.reasoning.unwrap_or_default(),
+        audio_input: input
+            .audio
+            .unwrap_or_default()
+            .saturating_sub(input.cached_audio.unwrap_or_default()),
+        audio_output: output.audio.unwrap_or_default(),
         ..Usage::default()
     }
+}
+
+/// Figures that go by several names, the better known name first.
+#[derive(Default)]
+struct Told {
+    prompt: [Option<u64>; 2],
+    completion: [Option<u64>; 2],
+    cached: [Option<u64>; 2],
+}
+
+/// What the figures of one side are made of.
+#[derive(Default)]
+struct Details {
+    cached: Option<u64>,
+    audio: Option<u64>,
+    cached_audio: Option<u64>,
+    reasoning: Option<u64>,
+}
+
+impl Details {
+    fn read(&mut self, object: &[u8]) {
+        for (key, value) in members(object) {
+            match key {
+                b"cached_tokens" => self.cached = json::count(value),
+                b"audio_tokens" => self.audio = json::count(value),
+                b"reasoning_tokens" => self.reasoning = json::count(value),
+                b"cached_tokens_details" => self.cached_audio = json::find(value, "audio_tokens").and_then(json::count),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The members of an object, read once: a look-up for each figure would read it a dozen times.
+fn members(object: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let members = Members::of(object).into_iter().flatten().map_while(Result::ok);
+    members.map(|member| (&object[member.key], &object[member.value]))
 }
