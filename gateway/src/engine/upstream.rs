@@ -184,7 +184,13 @@ impl Upstreams {
         )
         .await;
         match (sent, answer) {
-            (_, Ok(Ok(head))) => Ok((Upstream::H1(session, origin.key.clone()), head)),
+            (sent, Ok(Ok(head))) => {
+                if sent.is_err() {
+                    // The server would read the next request as the rest of this one.
+                    session.close_after();
+                }
+                Ok((Upstream::H1(session, origin.key.clone()), head))
+            }
             (Err(error), _) => Err((UpstreamError::Broken(AnswerError::Io(error)), session.was_answered())),
             (Ok(()), Ok(Err(error))) => Err((UpstreamError::Broken(error), session.was_answered())),
             (Ok(()), Err(_)) => Err((UpstreamError::Timeout, true)),
@@ -318,4 +324,98 @@ fn wire_head(origin: &Origin, request: &OutRequest, framing: OutFraming) -> Vec<
     }
     out.extend_from_slice(b"\r\n");
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use ace_policies::ssrf::EgressAllow;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::engine::connect::ConnectOptions;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    fn upstreams(write_deadline: Duration) -> Upstreams {
+        let connector = Connector::new(ConnectOptions {
+            timeout: SOON,
+            dns_ttl: SOON,
+            http2: true,
+            ca_file: None,
+            allow: EgressAllow::default(),
+        });
+        Upstreams::new(connector, Pool::new(1, 8, SOON), 4096, write_deadline)
+    }
+
+    fn post(body: Vec<u8>) -> OutRequest {
+        OutRequest {
+            method: Method::POST,
+            target: "/".to_owned(),
+            headers: Headers::default(),
+            body: Some(body.into()),
+            upgrade: None,
+        }
+    }
+
+    /// A server of one's own making, and how many connections it has had.
+    async fn server<F: Future<Output = io::Result<()>> + Send + 'static>(
+        serve: impl Fn(TcpStream, usize) -> F + Send + Sync + Copy + 'static,
+    ) -> (Origin, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let origin = Origin::control("127.0.0.1", listener.local_addr().unwrap().port());
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, count.fetch_add(1, Ordering::SeqCst)));
+            }
+        });
+        (origin, connections)
+    }
+
+    /// Reads a head and a body of `body` bytes.
+    async fn read_request(stream: &mut TcpStream, body: usize) -> io::Result<()> {
+        let mut read = Vec::new();
+        while !read.ends_with(b"\r\n\r\n") {
+            read.push(stream.read_u8().await?);
+        }
+        stream.read_exact(&mut vec![0; body]).await.map(drop)
+    }
+
+    async fn answer(stream: &mut TcpStream, status: u16) -> io::Result<()> {
+        let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");
+        stream.write_all(answer.as_bytes()).await
+    }
+
+    /// Sends a request, reads its answer to the end and gives the connection back.
+    async fn ask(upstreams: &Upstreams, origin: &Origin, request: &OutRequest) -> u16 {
+        let (mut upstream, head) = upstreams.request(origin, request, SOON).await.unwrap();
+        assert!(upstream.decode(&mut |_| ()).unwrap());
+        upstreams.release(upstream);
+        head.status
+    }
+
+    #[tokio::test]
+    async fn a_connection_with_half_a_request_on_it_is_not_used_again() {
+        let (origin, connections) = server(|mut stream, number| async move {
+            if number == 0 {
+                read_request(&mut stream, 0).await?;
+                answer(&mut stream, 413).await?;
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                // It goes on with the body, which is all that comes for it.
+                return tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.map(drop);
+            }
+            read_request(&mut stream, 1).await?;
+            answer(&mut stream, 200).await
+        })
+        .await;
+        let upstreams = upstreams(Duration::from_millis(200));
+        assert_eq!(ask(&upstreams, &origin, &post(vec![b'x'; 64 << 20])).await, 413);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(ask(&upstreams, &origin, &post(vec![b'x'])).await, 200);
+        assert_eq!(connections.load(Ordering::SeqCst), 2);
+    }
 }
