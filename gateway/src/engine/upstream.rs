@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
@@ -18,6 +18,9 @@ use super::pool::Pool;
 
 /// How long the answer of a server that stopped reading is waited for.
 pub(super) const REFUSAL: Duration = Duration::from_secs(2);
+/// How long after a request a server's closing can still be one that crossed with it. One that closes later has had the
+/// request, and may have worked on it and bill it.
+const CROSSING: Duration = Duration::from_secs(1);
 
 /// Opens, pools and uses connections to providers and to the control API.
 pub struct Upstreams {
@@ -127,9 +130,11 @@ impl Upstreams {
         request: &OutRequest,
         first_byte: Duration,
     ) -> Result<(Upstream, ResponseHead), UpstreamError> {
+        let began = Instant::now();
+        let crossed = || began.elapsed() < CROSSING;
         if let Some(stream) = self.pool.take(&origin.key) {
             match self.exchange(H1Client::new(stream), origin, request, first_byte).await {
-                Err((UpstreamError::Broken(AnswerError::Closed | AnswerError::Io(_)), false)) => {}
+                Err((UpstreamError::Broken(AnswerError::Closed | AnswerError::Io(_)), false)) if crossed() => {}
                 result => return result.map_err(|(error, _)| error),
             }
         } else if let Some(shared) = self.pool.shared(&origin.key) {
@@ -417,5 +422,25 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert_eq!(ask(&upstreams, &origin, &post(vec![b'x'])).await, 200);
         assert_eq!(connections.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_request_is_sent_again_only_where_the_servers_closing_has_crossed_it() {
+        for (pause, connections) in [(Duration::ZERO, 2), (CROSSING, 1)] {
+            let (origin, count) = server(move |mut stream, number| async move {
+                read_request(&mut stream, 1).await?;
+                answer(&mut stream, 200).await?;
+                read_request(&mut stream, 1).await?;
+                tokio::time::sleep(if number == 0 { pause } else { SOON }).await;
+                Ok(())
+            })
+            .await;
+            let upstreams = upstreams(SOON);
+            let request = post(vec![b'x']);
+            assert_eq!(ask(&upstreams, &origin, &request).await, 200);
+            let again = upstreams.request(&origin, &request, SOON).await;
+            assert_eq!(again.is_ok(), connections == 2);
+            assert_eq!(count.load(Ordering::SeqCst), connections);
+        }
     }
 }
