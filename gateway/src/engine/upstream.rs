@@ -227,7 +227,10 @@ impl Upstreams {
             .map_err(broken)?;
         match tokio::time::timeout(first_byte, session.read_head()).await {
             Ok(Ok(head)) => Ok((Upstream::H2(session), head)),
-            Ok(Err(error)) => Err((UpstreamError::Broken(error), true)),
+            Ok(Err(error)) => {
+                let unseen = is_unseen(&error);
+                Err((UpstreamError::Broken(error), !unseen))
+            }
             Err(_) => Err((UpstreamError::Timeout, true)),
         }
     }
@@ -284,6 +287,15 @@ impl Upstream {
             Self::H2(_) => None,
         }
     }
+}
+
+/// Whether the server says that it has done nothing about the request (RFC 9113, 8.7), as one that retires its connection does.
+fn is_unseen(error: &AnswerError) -> bool {
+    let AnswerError::Io(error) = error else { return false };
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<h2::Error>());
+    error.is_some_and(|error| {
+        error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
 }
 
 /// How a request's body is framed on an HTTP/1 wire.
@@ -441,6 +453,49 @@ mod tests {
             let again = upstreams.request(&origin, &request, SOON).await;
             assert_eq!(again.is_ok(), connections == 2);
             assert_eq!(count.load(Ordering::SeqCst), connections);
+        }
+    }
+
+    /// Shares an HTTP/2 connection whose server sends `frame` once a request is there.
+    async fn share(upstreams: &Upstreams, origin: &Origin, frame: &'static [u8]) {
+        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(async move {
+            const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+            const HEADERS: u8 = 1;
+            theirs.write_all(&SETTINGS).await.unwrap();
+            theirs.read_exact(&mut [0; 24]).await.unwrap();
+            loop {
+                let mut header = [0; 9];
+                theirs.read_exact(&mut header).await.unwrap();
+                let length = usize::from(header[1]) << 8 | usize::from(header[2]);
+                theirs.read_exact(&mut vec![0; length]).await.unwrap();
+                if header[3] == HEADERS {
+                    theirs.write_all(frame).await.unwrap();
+                }
+            }
+        });
+        let requests = handshake(Box::new(ours), 4096).await.unwrap();
+        upstreams.pool.share(&origin.key, requests);
+    }
+
+    #[tokio::test]
+    async fn what_a_server_of_http2_says_it_has_not_seen_is_sent_on_another_connection() {
+        let reset = |reason: u8| [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, reason].to_vec().leak() as &[u8];
+        let (refused, internal_error) = (reset(7), reset(2));
+        let retired = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        for (frame, again) in [(refused, true), (retired, true), (internal_error, false)] {
+            let (origin, count) = server(|mut stream, _| async move {
+                read_request(&mut stream, 1).await?;
+                answer(&mut stream, 200).await
+            })
+            .await;
+            let upstreams = upstreams(SOON);
+            share(&upstreams, &origin, frame).await;
+            let asked = upstreams.request(&origin, &post(vec![b'x']), SOON).await;
+            assert_eq!(
+                (asked.is_ok(), count.load(Ordering::SeqCst)),
+                (again, usize::from(again))
+            );
         }
     }
 }
