@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::Stream;
 use super::h1::client::AnswerError;
 use super::headers::{Headers, ResponseHead};
+use super::pool::Streams;
 
 /// The window that we offer per stream and per connection: answers are passed on as they come, so this bounds what waits.
 const WINDOW: u32 = 1024 * 1024;
@@ -24,6 +25,7 @@ pub struct H2Client {
     body: Option<RecvStream>,
     piece: Bytes,
     done: bool,
+    _counted: Streams,
 }
 
 /// Makes a connection ready for requests and leaves it to a task of its own.
@@ -56,7 +58,7 @@ pub struct H2Request<'a> {
 impl H2Client {
     /// Opens a stream and sends the request with its whole body. The body is sent while the server's window allows.
     pub async fn send(
-        requests: SendRequest<Bytes>,
+        (requests, counted): (SendRequest<Bytes>, Streams),
         request: H2Request<'_>,
         body: Bytes,
         deadline: Duration,
@@ -86,6 +88,7 @@ impl H2Client {
             body: None,
             piece: Bytes::new(),
             done: false,
+            _counted: counted,
         };
         session.send_body(body, deadline).await?;
         Ok(session)

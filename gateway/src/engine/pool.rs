@@ -38,7 +38,18 @@ struct Origin {
 /// An HTTP/2 connection. It lives for as long as anybody holds on to it.
 struct Shared {
     requests: SendRequest<Bytes>,
+    streams: Streams,
     used: Instant,
+}
+
+/// Counts the streams of a connection: each holds a copy.
+pub type Streams = Arc<()>;
+
+impl Shared {
+    /// Whether the server takes another stream. Its own queue would hold a request until some other answer has ended.
+    fn has_room(&self) -> bool {
+        Arc::strong_count(&self.streams) <= self.requests.current_max_send_streams()
+    }
 }
 
 impl Pool {
@@ -61,16 +72,16 @@ impl Pool {
     }
 
     /// A shared HTTP/2 connection to `origin` that takes another request at once. Connections that have ended are forgotten.
-    pub fn shared(&self, origin: &Arc<str>) -> Option<SendRequest<Bytes>> {
+    pub fn shared(&self, origin: &Arc<str>) -> Option<(SendRequest<Bytes>, Streams)> {
         let mut shard = self.shard();
         let shared = &mut shard.get_mut(origin)?.shared;
         let mut found = None;
         shared.retain_mut(
             |connection| match connection.requests.poll_ready(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Err(_)) => false,
-                Poll::Ready(Ok(())) if found.is_none() => {
+                Poll::Ready(Ok(())) if found.is_none() && connection.has_room() => {
                     connection.used = Instant::now();
-                    found = Some(connection.requests.clone());
+                    found = Some((connection.requests.clone(), connection.streams.clone()));
                     true
                 }
                 _ => true,
@@ -92,9 +103,10 @@ impl Pool {
     }
 
     /// Shares an HTTP/2 connection with the requests that follow.
-    pub fn share(&self, origin: &Arc<str>, requests: SendRequest<Bytes>) {
+    pub fn share(&self, origin: &Arc<str>, requests: SendRequest<Bytes>, streams: Streams) {
         let shared = Shared {
             requests,
+            streams,
             used: Instant::now(),
         };
         self.shard().entry(origin.clone()).or_default().shared.push(shared);

@@ -14,7 +14,7 @@ use super::h1::client::{AnswerError, H1Client};
 use super::h1::server::{push_decimal, push_field};
 use super::h2_client::{H2Client, H2Request, handshake};
 use super::headers::{Headers, ResponseHead};
-use super::pool::Pool;
+use super::pool::{Pool, Streams};
 
 /// How long the answer of a server that stopped reading is waited for.
 pub(super) const REFUSAL: Duration = Duration::from_secs(2);
@@ -151,7 +151,8 @@ impl Upstreams {
             let shared = Box::pin(handshake(stream, self.max_head))
                 .await
                 .map_err(|error| UpstreamError::Connect(ConnectError::Io(error.to_string())))?;
-            self.pool.share(&origin.key, shared.clone());
+            let shared = (shared, Streams::default());
+            self.pool.share(&origin.key, shared.0.clone(), shared.1.clone());
             return Box::pin(self.exchange_h2(shared, origin, request, first_byte))
                 .await
                 .map_err(|(error, _)| error);
@@ -204,7 +205,7 @@ impl Upstreams {
 
     async fn exchange_h2(
         &self,
-        shared: h2::client::SendRequest<Bytes>,
+        shared: (h2::client::SendRequest<Bytes>, Streams),
         origin: &Origin,
         request: &OutRequest,
         first_byte: Duration,
@@ -456,11 +457,11 @@ mod tests {
         }
     }
 
-    /// Shares an HTTP/2 connection whose server sends `frame` once a request is there.
+    /// Shares an HTTP/2 connection whose server takes one stream at a time and sends `frame` once a request is there.
     async fn share(upstreams: &Upstreams, origin: &Origin, frame: &'static [u8]) {
         let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
         tokio::spawn(async move {
-            const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+            const SETTINGS: [u8; 15] = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1];
             const HEADERS: u8 = 1;
             theirs.write_all(&SETTINGS).await.unwrap();
             theirs.read_exact(&mut [0; 24]).await.unwrap();
@@ -475,7 +476,7 @@ mod tests {
             }
         });
         let requests = handshake(Box::new(ours), 4096).await.unwrap();
-        upstreams.pool.share(&origin.key, requests);
+        upstreams.pool.share(&origin.key, requests, Streams::default());
     }
 
     #[tokio::test]
@@ -497,5 +498,25 @@ mod tests {
                 (again, usize::from(again))
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_request_does_not_wait_for_the_streams_of_a_full_connection() {
+        let (origin, count) = server(|mut stream, _| async move {
+            read_request(&mut stream, 1).await?;
+            answer(&mut stream, 200).await
+        })
+        .await;
+        let (upstreams, request) = (upstreams(SOON), post(vec![b'x']));
+        share(&upstreams, &origin, &[]).await;
+        let second = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            upstreams.request(&origin, &request, SOON).await
+        };
+        tokio::select! {
+            _ = upstreams.request(&origin, &request, SOON) => panic!("nobody answers it"),
+            second = second => assert!(second.is_ok()),
+        }
+        assert_eq!(count.load(Ordering::SeqCst), 1);
     }
 }
