@@ -10,7 +10,7 @@ use http::Method;
 
 use super::Stream;
 use super::connect::{ConnectError, Connector, Origin};
-use super::h1::client::{AnswerError, H1Client};
+use super::h1::client::{AnswerError, H1Client, ONE_WRITE};
 use super::h1::server::{push_decimal, push_field};
 use super::h2_client::{H2Client, H2Request, handshake};
 use super::headers::{Headers, ResponseHead};
@@ -317,7 +317,9 @@ impl OutFraming {
 
 /// The head on an HTTP/1 wire, with its blank line.
 fn wire_head(origin: &Origin, request: &OutRequest, framing: OutFraming) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1024 + request.target.len());
+    // Room for a body that is written along with the head.
+    let body = request.body.as_ref().map_or(0, |body| body.len()).min(ONE_WRITE);
+    let mut out = Vec::with_capacity(1024 + request.target.len() + body);
     out.extend_from_slice(request.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(request.target.as_bytes());

@@ -7,6 +7,9 @@ use super::scan::Nest;
 /// Values above this are not kept; a usage object has a few hundred bytes.
 const MAX_VALUE: usize = 64 * 1024;
 
+/// What a usage object usually takes: room for it at once saves growing by doublings.
+const USUAL_VALUE: usize = 256;
+
 /// No key that is wanted is longer.
 const MAX_KEY: usize = 64;
 
@@ -119,7 +122,7 @@ impl Picker {
             b':' if self.at_level() => {
                 self.expects_key = false;
                 let wanted = self.wanted.iter().find(|wanted| wanted.as_bytes() == self.key);
-                self.value = wanted.map(|key| (*key, Vec::new()));
+                self.value = wanted.map(|key| (*key, Vec::with_capacity(USUAL_VALUE)));
                 return at + 1;
             }
             b':' => self.expects_key = false,

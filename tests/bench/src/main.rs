@@ -41,7 +41,7 @@ struct Args {
     /// Leave with 1 when the gateway misses a bar.
     #[arg(long)]
     check: bool,
-    /// The gateway's executable; without it the workspace's is built with the bench profile.
+    /// The gateway's executable; without it the workspace's is built with the release profile.
     #[arg(long, value_name = "FILE")]
     gateway_bin: Option<PathBuf>,
     /// Concurrent idle streams.

@@ -16,7 +16,7 @@ use crate::engine::headers::ResponseHead;
 use crate::engine::io::{fill, write_all};
 
 /// Up to this size, head and body of a request go out in one write.
-const ONE_WRITE: usize = 64 * 1024;
+pub const ONE_WRITE: usize = 64 * 1024;
 
 /// A request in flight.
 pub struct H1Client {
