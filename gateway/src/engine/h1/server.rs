@@ -20,8 +20,9 @@ use crate::engine::io::{fill, poll_fill, shrink, write_all};
 /// How many bytes a client may send ahead of its turn before we stop reading them.
 const MAX_AHEAD: usize = 64 * 1024;
 /// What is read past and dropped of a request that was answered early, so that the answer arrives before the reset.
-const MAX_LINGER: usize = 1024 * 1024;
-const LINGER: Duration = Duration::from_secs(1);
+/// Most clients write their whole body before they read.
+const MAX_LINGER: usize = 64 * 1024 * 1024;
+const LINGER: Duration = Duration::from_secs(5);
 
 /// A connection with its buffers and the state of the request on it.
 pub struct H1Server {
@@ -420,5 +421,24 @@ mod tests {
         while session.read_body(&mut body, LIMITS.body_idle).await.unwrap() {}
         assert_eq!(body.len(), 100_000);
         assert!(!session.ahead.try_reclaim(1), "nothing is kept");
+    }
+
+    #[tokio::test]
+    async fn a_client_can_send_the_rest_of_a_body_that_nobody_wants_and_read_why() {
+        let (mut client, mut session) = connection();
+        let served = tokio::spawn(async move {
+            session.read_head(&LIMITS, LIMITS.keepalive).await.ok().unwrap();
+            session.start(&AnswerHead::new(401, Some(0)));
+            session.finish().await.unwrap();
+            session.close().await;
+        });
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n";
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&[b'x'; 5_000_000]).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        served.await.unwrap();
     }
 }
