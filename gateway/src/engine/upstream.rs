@@ -137,16 +137,23 @@ impl Upstreams {
                 Err((UpstreamError::Broken(AnswerError::Closed | AnswerError::Io(_)), false)) if crossed() => {}
                 result => return result.map_err(|(error, _)| error),
             }
-        } else if let Some(shared) = self.pool.shared(&origin.key) {
+        } else if request.upgrade.is_none()
+            && let Some(shared) = self.pool.shared(&origin.key)
+        {
             match Box::pin(self.exchange_h2(shared, origin, request, first_byte)).await {
                 Err((UpstreamError::Broken(AnswerError::Closed | AnswerError::Io(_)), false)) => {}
                 result => return result.map_err(|(error, _)| error),
             }
         }
         // Boxed: connecting is rare and its future is large.
-        let stream = Box::pin(self.connector.connect(origin))
-            .await
-            .map_err(UpstreamError::Connect)?;
+        let stream = Box::pin(async {
+            match request.upgrade {
+                // HTTP/2 has no upgrades, and most servers would choose it.
+                Some(_) => self.connector.connect_h1(origin).await,
+                None => self.connector.connect(origin).await,
+            }
+        });
+        let stream = stream.await.map_err(UpstreamError::Connect)?;
         if Connector::is_http2(&stream) {
             let shared = Box::pin(handshake(stream, self.max_head))
                 .await
@@ -520,5 +527,23 @@ mod tests {
             second = second => assert!(second.is_ok()),
         }
         assert_eq!(count.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_goes_over_http1_although_an_http2_connection_is_there() {
+        let (origin, count) = server(|mut stream, _| async move {
+            read_request(&mut stream, 0).await?;
+            answer(&mut stream, 101).await
+        })
+        .await;
+        let upstreams = upstreams(SOON);
+        share(&upstreams, &origin, &[]).await;
+        let request = OutRequest {
+            body: None,
+            upgrade: Some("websocket".to_owned()),
+            ..post(Vec::new())
+        };
+        let (_, head) = upstreams.request(&origin, &request, SOON).await.unwrap();
+        assert_eq!((head.status, count.load(Ordering::SeqCst)), (101, 1));
     }
 }
