@@ -12,9 +12,10 @@ use crate::engine::{AnswerHead, Downstream, ResponseHead, Upstream};
 use crate::flight::{Flight, Metering};
 use crate::forward::{self, Nominated};
 use crate::ledger::{Reservation, millis};
-use crate::provider::{self, Head, Meter, UsageChunkFilter};
+use crate::provider::{self, Head, Meter, RealtimeMeter, UsageChunkFilter};
 use crate::proxy::{Gateway, send};
 use crate::ticket::Ticket;
+use crate::tunnel::Tunnel;
 use crate::upload::Begun;
 
 /// The longest error body that is searched for an echo of our key.
@@ -31,6 +32,13 @@ pub async fn answer(gateway: &Gateway, downstream: Downstream, asked: Asked, mut
         usage_chunk,
         upload,
     } = asked;
+    if head.status == 101 {
+        reservation.read_messages_with(RealtimeMeter::new(gateway.options.max_event));
+        record_head(&mut reservation, &head, true, &ticket);
+        let headers = answer_head(gateway, &head, None).headers;
+        let tunnel = Tunnel::new(downstream, upstream, &head, headers, &ticket);
+        return Outbound::Tunnel(tunnel, reservation);
+    }
     let info = Head {
         status: head.status,
         content_type: head.headers.get_str("content-type"),

@@ -1,5 +1,6 @@
 //! An LLM call up to the head of its answer: credential, body, admission, the request to the provider.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use ace_policies::Provider;
@@ -23,12 +24,15 @@ use crate::proxy::{Gateway, Peer, announces_body, refuse};
 use crate::refusal::Refusal;
 use crate::route::{Api, Call, ModelPlace};
 use crate::ticket::{Ticket, text};
+use crate::tunnel::Tunnel;
 use crate::upload::Begun;
 
 /// What became of setting up.
 pub enum Outbound {
     /// The answer's head is on its way; its body follows.
     Streaming(Flight),
+    /// The provider agreed to leave HTTP.
+    Tunnel(Tunnel, Box<Reservation>),
     /// Answered already, or nobody is there to be answered.
     Over(Served),
 }
@@ -74,7 +78,7 @@ pub async fn set_up(
     peer: Peer,
     mut ticket: Ticket,
 ) -> Outbound {
-    if call.websocket {
+    if call.websocket && !call.carries_websocket() {
         return Outbound::Over(refuse(gateway, downstream, &ticket, Refusal::Upgrade, call.dialect()).await);
     }
     let caller = match gateway.gate.authorize(call, &head.headers, head.query()).await {
@@ -321,10 +325,16 @@ async fn admit(
 /// The request as the provider gets it: the client's head without what is not for it, with our key.
 fn outgoing(head: &RequestHead, call: &Call, key: &ProviderKey, body: Option<Bytes>) -> Result<OutRequest, Refusal> {
     let nominated = Nominated::by(head.headers.get_all("connection").iter().map(HeaderValue::as_bytes));
+    let upgrade = call.carries_websocket().then(|| "websocket".to_owned());
     let mut headers = Headers::with_capacity(head.headers.len() + 2);
     for (name, value) in &head.headers {
-        if forward::request_header(name.as_str(), &nominated, call) {
-            headers.push(name.as_str(), value.as_bytes());
+        let (name, value) = (name.as_str(), value.as_bytes());
+        let kept = match upgrade {
+            Some(_) => forward::upgrade_header(name, value, &nominated, call),
+            None => forward::request_header(name, &nominated, call).then_some(Cow::Borrowed(value)),
+        };
+        if let Some(value) = kept {
+            headers.push(name, &value);
         }
     }
     if let Some(encoding) = forward::accept_encoding(call) {
@@ -340,7 +350,7 @@ fn outgoing(head: &RequestHead, call: &Call, key: &ProviderKey, body: Option<Byt
         target,
         headers,
         body,
-        upgrade: None,
+        upgrade,
     })
 }
 

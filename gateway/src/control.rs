@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use ace_policies::edge::{self, EdgeHeaders};
 use ace_policies::vault::Subkey;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, Method};
-use tokio::io::AsyncWriteExt;
 
 use crate::clock::now_s;
 use crate::copy::{Ending, Limit, Unread, copy};
@@ -17,9 +16,10 @@ use crate::engine::downstream::BodyError;
 use crate::engine::headers::lists;
 use crate::engine::server::{Served, Stop};
 use crate::engine::upstream::{OutRequest, Upstream, UpstreamError, Upstreams};
-use crate::engine::{AnswerHead, Downstream, Headers, RequestHead, ResponseHead, Stream};
+use crate::engine::{AnswerHead, Downstream, Headers, RequestHead, ResponseHead};
 use crate::proxy::{Gateway, Peer, announces_body, send};
 use crate::ticket::{Ticket, text};
+use crate::tunnel::Tunnel;
 
 /// The control nodes, and the key that signs what we tell them about a request.
 pub struct ControlPlane {
@@ -90,7 +90,8 @@ impl ControlPlane {
             }
         };
         if answer.status == 101 {
-            return tunnel(downstream, upstream, &answer, &ticket, stop).await;
+            let tunnel = Tunnel::new(downstream, upstream, &answer, end_to_end(&answer), &ticket);
+            return tunnel.run(stop, |_| {}).await;
         }
         back(gateway, downstream, upstream, answer, &ticket, stop).await
     }
@@ -215,11 +216,7 @@ async fn back(
 ) -> Served {
     let mut head = AnswerHead::new(answer.status, answer.length);
     head.reason.clone_from(&answer.reason);
-    for (name, value) in answer.headers.iter() {
-        if !is_hop(name) {
-            head.headers.push(name, value);
-        }
-    }
+    head.headers = end_to_end(&answer);
     stamp_missing(ticket, &mut head);
     if downstream.start(&head).is_err() {
         return Served::Broken;
@@ -242,6 +239,14 @@ async fn back(
     }
     gateway.upstreams.release(upstream);
     Served::Answered(downstream)
+}
+
+fn end_to_end(answer: &ResponseHead) -> Headers {
+    let mut headers = Headers::with_capacity(answer.headers.len() + 3);
+    for (name, value) in answer.headers.iter().filter(|(name, _)| !is_hop(name)) {
+        headers.push(name, value);
+    }
+    headers
 }
 
 /// The control API names the request itself; what it leaves out is added.
@@ -267,54 +272,6 @@ fn is_hop(name: &str) -> bool {
     ]
     .iter()
     .any(|hop| name.eq_ignore_ascii_case(hop))
-}
-
-/// Answers 101 and passes bytes both ways until either side closes.
-async fn tunnel(
-    mut downstream: Downstream,
-    upstream: Upstream,
-    answer: &ResponseHead,
-    ticket: &Ticket,
-    mut stop: Stop,
-) -> Served {
-    let mut head = AnswerHead::new(101, None);
-    for (name, value) in answer.headers.iter() {
-        if !is_hop(name) {
-            head.headers.push(name, value);
-        }
-    }
-    head.headers.push("connection", b"upgrade");
-    head.headers
-        .push("upgrade", answer.headers.get("upgrade").unwrap_or(b"websocket"));
-    ticket.stamp(&mut head);
-    if downstream.start(&head).is_err() || downstream.flush().await.is_err() {
-        return Served::Broken;
-    }
-    let (Downstream::H1(client), Some(server)) = (downstream, upstream.into_tunnel()) else {
-        return Served::Broken;
-    };
-    let (mut client, mut server) = (Side::new(client.into_tunnel()), Side::new(server));
-    let passed = async {
-        client.stream.write_all(&server.ahead).await?;
-        server.stream.write_all(&client.ahead).await?;
-        tokio::io::copy_bidirectional(&mut client.stream, &mut server.stream).await
-    };
-    tokio::select! {
-        _ = passed => {}
-        () = stop.ending() => {}
-    }
-    Served::Broken
-}
-
-struct Side {
-    stream: Stream,
-    ahead: BytesMut,
-}
-
-impl Side {
-    fn new((stream, ahead): (Stream, BytesMut)) -> Self {
-        Self { stream, ahead }
-    }
 }
 
 /// An error of ours in the control API's form.

@@ -34,5 +34,6 @@ pub mod snapshot;
 pub mod state;
 pub mod store;
 pub mod ticket;
+pub mod tunnel;
 pub mod upgrade;
 pub mod upload;

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::metrics::Metrics;
-use crate::provider::Meter;
+use crate::provider::{Meter, RealtimeMeter};
 
 pub mod writer;
 
@@ -133,9 +133,15 @@ impl Backlog {
 pub struct Reservation {
     /// Always there until the drop.
     entry: Option<Box<Entry>>,
-    meter: Option<Box<Meter>>,
+    meter: Option<Reader>,
     started: Instant,
     ledger: Ledger,
+}
+
+/// Who reads an answer.
+enum Reader {
+    Answer(Box<Meter>),
+    Realtime(Box<RealtimeMeter>),
 }
 
 impl Reservation {
@@ -148,25 +154,39 @@ impl Reservation {
 
     /// Has the answer read by `meter` from here on.
     pub fn read_with(&mut self, meter: Meter) {
-        self.meter = Some(Box::new(meter));
+        self.meter = Some(Reader::Answer(Box::new(meter)));
+    }
+
+    /// Has the messages of a realtime connection read from here on.
+    pub fn read_messages_with(&mut self, meter: RealtimeMeter) {
+        self.meter = Some(Reader::Realtime(Box::new(meter)));
+    }
+
+    fn answer(&self) -> Option<&Meter> {
+        match &self.meter {
+            Some(Reader::Answer(meter)) => Some(meter),
+            _ => None,
+        }
     }
 
     /// Reads a piece of the answer's body.
     pub fn meter(&mut self, data: &[u8]) {
         self.entry().bytes_out += data.len() as u64;
-        if let Some(meter) = &mut self.meter {
-            meter.feed(data);
+        match &mut self.meter {
+            Some(Reader::Answer(meter)) => meter.feed(data),
+            Some(Reader::Realtime(meter)) => meter.feed(data),
+            None => {}
         }
     }
 
     /// Whether the answer is a stream of events and stands between two of them.
     pub fn is_between_events(&self) -> bool {
-        self.meter.as_ref().is_some_and(|meter| meter.between_events())
+        self.answer().is_some_and(Meter::between_events)
     }
 
     /// What the client is to be told before its stream breaks, where its dialect has words for it.
     pub fn broken(&self) -> Option<Vec<u8>> {
-        self.meter.as_ref().and_then(|meter| meter.broken())
+        self.answer().and_then(Meter::broken)
     }
 }
 
@@ -176,7 +196,10 @@ impl Drop for Reservation {
             return;
         };
         if let Some(meter) = self.meter.take() {
-            let metered = meter.finish().with_estimated_input(entry.bytes_in);
+            let metered = match meter {
+                Reader::Answer(meter) => meter.finish().with_estimated_input(entry.bytes_in),
+                Reader::Realtime(meter) => meter.finish(),
+            };
             entry.usage = metered.usage;
             entry.source = metered.source;
             entry.model_served = metered.model_served;
