@@ -8,8 +8,8 @@ use std::time::Duration;
 use ace_policies::ssrf::{self, EgressAllow};
 use moka::sync::Cache;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
-use pingora_core::protocols::ALPN;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
+use pingora_core::protocols::{ALPN, TcpKeepalive};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::ErrorType;
 use tokio::net::UnixStream;
@@ -212,6 +212,7 @@ impl Connector {
         peer.options.connection_timeout = Some(self.options.timeout);
         peer.options.total_connection_timeout = Some(self.options.timeout * 2);
         peer.options.alpn = alpn;
+        peer.options.tcp_keepalive = Some(keepalive());
         peer
     }
 
@@ -236,6 +237,18 @@ impl Connector {
     }
 }
 
+/// A server that is gone without a word is noticed within a minute. Otherwise a shared connection that leads nowhere would
+/// take every request that follows, each for as long as an answer may take to begin.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive {
+        idle: Duration::from_secs(30),
+        interval: Duration::from_secs(10),
+        count: 3,
+        #[cfg(target_os = "linux")]
+        user_timeout: Duration::from_secs(60),
+    }
+}
+
 fn connect_error(error: &pingora_error::Error) -> ConnectError {
     match error.etype() {
         ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => ConnectError::Timeout,
@@ -249,4 +262,40 @@ fn connect_error(error: &pingora_error::Error) -> ConnectError {
 
 fn root_cause(error: &pingora_error::Error) -> String {
     error.root_cause().to_string().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel says of the socket at this local port: the kind of the timer that runs for it.
+    #[cfg(target_os = "linux")]
+    fn timer_of(port: u16) -> Option<String> {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let line = table.lines().find(|line| {
+            let local = line.split_whitespace().nth(1);
+            local.is_some_and(|local| local.ends_with(&format!(":{port:04X}")))
+        })?;
+        let timer = line.split_whitespace().nth(5)?;
+        timer.split(':').next().map(str::to_owned)
+    }
+
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn connections_are_watched_in_silence() {
+        const KEEPALIVE: &str = "02";
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connector = Connector::new(ConnectOptions {
+            timeout: Duration::from_secs(5),
+            dns_ttl: Duration::from_secs(5),
+            http2: true,
+            ca_file: None,
+            allow: EgressAllow::default(),
+        });
+        let origin = Origin::control("127.0.0.1", listener.local_addr().unwrap().port());
+        let (stream, accepted) = tokio::join!(connector.connect(&origin), listener.accept());
+        let port = accepted.unwrap().1.port();
+        assert_eq!(timer_of(port).as_deref(), Some(KEEPALIVE));
+        drop(stream.unwrap());
+    }
 }
