@@ -15,8 +15,10 @@ use super::h1::client::AnswerError;
 use super::headers::{Headers, ResponseHead};
 use super::pool::Streams;
 
-/// The window that we offer per stream and per connection: answers are passed on as they come, so this bounds what waits.
+/// The window that we offer per stream: answers are passed on as they come, so this bounds what waits for a slow client.
 const WINDOW: u32 = 1024 * 1024;
+/// The connection's has room for all of them, so that clients that stop reading do not stop everybody's answers.
+const CONNECTION_WINDOW: u32 = 128 * WINDOW;
 
 /// A request in flight.
 pub struct H2Client {
@@ -32,7 +34,7 @@ pub struct H2Client {
 pub async fn handshake(stream: Stream, max_head: usize) -> io::Result<SendRequest<Bytes>> {
     let (requests, connection) = h2::client::Builder::new()
         .initial_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW * 4)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(max_head as u32)
         .enable_push(false)
         .handshake::<_, Bytes>(stream)
@@ -170,4 +172,55 @@ impl Drop for H2Client {
 
 fn broken(error: h2::Error) -> io::Error {
     io::Error::new(ErrorKind::ConnectionReset, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection to a server that answers every request with more than a stream's window.
+    async fn connection() -> SendRequest<Bytes> {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(theirs).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                let mut body = respond.send_response(http::Response::new(()), false).unwrap();
+                body.send_data(vec![b'x'; 2 * WINDOW as usize].into(), true).unwrap();
+                drop(body);
+            }
+        });
+        handshake(Box::new(ours), 4096).await.unwrap()
+    }
+
+    async fn ask(requests: &SendRequest<Bytes>) -> H2Client {
+        let request = H2Request {
+            method: &Method::GET,
+            uri: "http://a/".to_owned(),
+            headers: &Headers::default(),
+        };
+        let soon = Duration::from_secs(5);
+        let shared = (requests.clone(), Streams::default());
+        let mut session = H2Client::send(shared, request, Bytes::new(), soon).await.unwrap();
+        session.read_head().await.unwrap();
+        session
+    }
+
+    #[tokio::test]
+    async fn answers_that_nobody_takes_do_not_hold_up_the_others() {
+        let requests = connection().await;
+        let mut stalled = Vec::new();
+        for _ in 0..8 {
+            stalled.push(ask(&requests).await);
+        }
+        let mut session = ask(&requests).await;
+        let read = async {
+            let mut length = 0;
+            while !session.decode(&mut |data| length += data.len()) {
+                session.fill().await.unwrap();
+            }
+            length
+        };
+        let length = timeout(Duration::from_secs(5), read).await.expect("not held up");
+        assert_eq!(length, 2 * WINDOW as usize);
+    }
 }
