@@ -149,6 +149,10 @@ impl Takeoff {
             return Outbound::Over(Served::Broken);
         }
         self.downstream.push(&self.first);
+        let options = &gateway.options;
+        let ping = provider::keep_alive(self.dialect).zip(options.keep_alive(self.dialect));
+        // Of an announced length, every byte would take the place of one of the provider's.
+        let ping = ping.filter(|_| self.out.length.is_none());
         let Self {
             upstream,
             downstream,
@@ -156,8 +160,6 @@ impl Takeoff {
             filter,
             ..
         } = self;
-        let options = &gateway.options;
-        let ping = provider::keep_alive(self.dialect).zip(options.keep_alive(self.dialect));
         let limit = Limit {
             silence: options.chunk,
             deadline: options.total.map(|total| Instant::from_std(ticket.started) + total),

@@ -88,7 +88,13 @@ impl Flight {
         let entry = self.meter.reservation.entry();
         gateway.metrics.upstream_error(entry.provider, kind);
         tracing::warn!(request_id = %entry.request_id, provider = %entry.provider, kind, "an answer broke off");
-        if let Some(event) = self.meter.reservation.broken() {
+        // One that filled the announced length would make the answer a whole one.
+        let fits = |event: &Vec<u8>| {
+            self.downstream
+                .missing()
+                .is_none_or(|missing| (event.len() as u64) < missing)
+        };
+        if let Some(event) = self.meter.reservation.broken().filter(fits) {
             self.downstream.push(&event);
         }
         let _ = self.downstream.flush().await;

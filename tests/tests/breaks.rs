@@ -78,6 +78,38 @@ async fn trap_19_a_stream_that_breaks_at_the_provider_breaks_for_the_client() {
 }
 
 #[tokio::test]
+async fn trap_19_the_word_for_a_break_does_not_fill_up_an_announced_length() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 40\r\n\r\n";
+    let world = World::start().await;
+    world
+        .provider
+        .plays(Script::raw(format!("{head}data: {{}}\n\n")).close());
+    let answer = world.main_call(Dialect::Anthropic).await.expect(200);
+    assert!(
+        matches!(answer.end, End::Cut | End::Reset),
+        "{:?} {}",
+        answer.end,
+        answer.text()
+    );
+}
+
+#[tokio::test]
+async fn trap_23_a_keep_alive_takes_no_byte_of_an_announced_length() {
+    let world = World::builder().config("keepalive", "anthropic_ms = 50").start().await;
+    let events = ["event: ping\ndata: {}\n\n", "event: message_stop\ndata: {}\n\n"];
+    let head = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n",
+        events.concat().len()
+    );
+    let script = Script::raw(format!("{head}{}", events[0]))
+        .wait(4 * GAP)
+        .send(events[1]);
+    world.provider.plays(script);
+    let answer = world.main_call(Dialect::Anthropic).await.expect(200);
+    assert_eq!(answer.text(), events.concat());
+}
+
+#[tokio::test]
 async fn a_provider_that_breaks_off_before_its_answer_is_a_bad_gateway() {
     let world = World::start().await;
     let garbage = "SSH-2.0-OpenSSH_9.2p1\r\n\r\n";

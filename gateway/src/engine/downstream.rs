@@ -114,6 +114,14 @@ impl Downstream {
         }
     }
 
+    /// How many bytes are missing from the announced length of the answer's body, where that ends by its length.
+    pub fn missing(&self) -> Option<u64> {
+        match self {
+            Self::H1(session) => session.missing(),
+            Self::H2(_) => None,
+        }
+    }
+
     /// Bytes that wait to be written.
     pub fn pending(&self) -> usize {
         match self {

@@ -263,6 +263,15 @@ impl H1Server {
         }
     }
 
+    /// How many bytes are missing from the announced length, where there is one.
+    pub fn missing(&self) -> Option<u64> {
+        match self.answer {
+            Answer::Length(left) => Some(left),
+            Answer::Done => Some(0),
+            _ => None,
+        }
+    }
+
     /// Bytes that wait to be written.
     pub fn pending(&self) -> usize {
         self.out.len()
