@@ -73,6 +73,11 @@ pub trait Reader {
     /// Takes a piece of the body and passes on what the client is to get of it.
     fn take(&mut self, data: &[u8], downstream: &mut Downstream);
 
+    /// Whether an answer that the connection's end has ended has not come to its own.
+    fn is_cut(&self) -> bool {
+        false
+    }
+
     /// Whether a keep-alive would be in nobody's way now.
     fn may_ping(&self) -> bool {
         false
@@ -116,6 +121,7 @@ pub async fn copy(
                     last = Instant::now();
                     awake = last;
                 }
+                Ok(false) if reader.is_cut() => return Ending::Broken(AnswerError::Closed),
                 Ok(false) => return Ending::Complete,
                 Err(error) => return Ending::Broken(error),
             },

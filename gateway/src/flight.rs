@@ -41,6 +41,10 @@ impl Reader for Metering {
         }
     }
 
+    fn is_cut(&self) -> bool {
+        self.reservation.is_cut()
+    }
+
     fn may_ping(&self) -> bool {
         self.reservation.is_between_events()
     }

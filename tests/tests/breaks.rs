@@ -78,6 +78,22 @@ async fn trap_19_a_stream_that_breaks_at_the_provider_breaks_for_the_client() {
 }
 
 #[tokio::test]
+async fn trap_19_the_end_of_a_connection_is_not_the_end_of_an_answer() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+    let begun = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":null}]}\n\n";
+    let world = World::start().await;
+    let ask = Dialect::OpenAi.authorize(Dialect::OpenAi.streaming_ask(), &world.token(Dialect::OpenAi).await);
+    for (rest, is_whole) in [("", false), ("data: [DONE]\n\n", true)] {
+        world
+            .provider
+            .plays(Script::raw(format!("{head}{begun}{rest}")).close());
+        let answer = world.call(&ask).await.expect(200);
+        let cut = matches!(answer.end, End::Cut | End::Reset);
+        assert_eq!(cut, !is_whole, "{:?} {}", answer.end, answer.text());
+    }
+}
+
+#[tokio::test]
 async fn trap_19_the_word_for_a_break_does_not_fill_up_an_announced_length() {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 40\r\n\r\n";
     let world = World::start().await;

@@ -184,6 +184,11 @@ impl Reservation {
         self.answer().is_some_and(Meter::between_events)
     }
 
+    /// Whether the answer has not come to its own end.
+    pub fn is_cut(&self) -> bool {
+        self.meter.as_ref().is_some_and(|meter| meter.is_cut())
+    }
+
     /// What the client is to be told before its stream breaks, where its dialect has words for it.
     pub fn broken(&self) -> Option<Vec<u8>> {
         self.answer().and_then(Meter::broken)

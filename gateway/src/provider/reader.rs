@@ -95,10 +95,11 @@ impl Reader {
         matches!(&self.framing, Framing::Events(splitter, _) if splitter.between_events())
     }
 
-    pub fn has_ended(&self) -> bool {
+    pub fn is_cut(&self) -> bool {
         match &self.framing {
-            Framing::Json(picker) => picker.ended(),
-            _ => self.tally.ended,
+            Framing::Events(..) => !self.tally.ended,
+            Framing::Json(picker) => !picker.ended(),
+            Framing::Unknown | Framing::Opaque => false,
         }
     }
 
