@@ -186,7 +186,7 @@ impl Reservation {
 
     /// Whether the answer has not come to its own end.
     pub fn is_cut(&self) -> bool {
-        self.meter.as_ref().is_some_and(|meter| meter.is_cut())
+        self.answer().is_some_and(Meter::is_cut)
     }
 
     /// What the client is to be told before its stream breaks, where its dialect has words for it.
