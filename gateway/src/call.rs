@@ -78,7 +78,7 @@ pub async fn set_up(
     peer: Peer,
     mut ticket: Ticket,
 ) -> Outbound {
-    if call.websocket && !call.carries_websocket() {
+    if call.websocket && !(call.carries_websocket() && head.wants_upgrade()) {
         return Outbound::Over(refuse(gateway, downstream, &ticket, Refusal::Upgrade, call.dialect()).await);
     }
     let caller = match gateway.gate.authorize(call, &head.headers, head.query()).await {

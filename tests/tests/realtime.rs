@@ -83,3 +83,13 @@ async fn a_refusal_of_the_provider_is_an_answer_like_any_other() {
     let answer = world.call(&connects(&token)).await.expect(403);
     assert!(answer.text().contains("no realtime for you"));
 }
+
+#[tokio::test]
+async fn a_websocket_that_is_not_properly_asked_for_is_none() {
+    let world = World::start().await;
+    let token = world.token(Dialect::OpenAi).await;
+    let mut ask = connects(&token);
+    ask.headers.retain(|(name, _)| name != "connection");
+    world.call(&ask).await.expect(426);
+    assert!(world.provider.requests().is_empty());
+}
