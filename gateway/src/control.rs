@@ -21,6 +21,9 @@ use crate::proxy::{Gateway, Peer, announces_body, send};
 use crate::ticket::{Ticket, text};
 use crate::tunnel::Tunnel;
 
+/// The largest body that is passed on. It is read before anybody knows who sends it, and what the control API is told is small.
+const MAX_BODY: usize = 2 * 1024 * 1024;
+
 /// The control nodes, and the key that signs what we tell them about a request.
 pub struct ControlPlane {
     nodes: Vec<Origin>,
@@ -202,7 +205,8 @@ async fn read_body(
     }
     let expected = text(&head.headers, "content-length").and_then(|length| length.parse().ok());
     let options = &gateway.options;
-    let read = downstream.read_whole_body(expected, options.max_body, options.body_total, options.limits.body_idle);
+    let max = options.max_body.min(MAX_BODY);
+    let read = downstream.read_whole_body(expected, max, options.body_total, options.limits.body_idle);
     ticket.wait(read).await.map(|body| Some(body.into()))
 }
 

@@ -235,3 +235,12 @@ async fn a_client_of_http_1_0_gets_a_body_that_ends_with_the_connection() {
     assert_eq!((answer.text(), answer.end), (events(3).concat(), End::Closed));
     assert!(!answer.head.has("transfer-encoding"));
 }
+
+#[tokio::test]
+async fn nobody_can_have_a_large_body_kept_without_a_token() {
+    let world = World::start().await;
+    let mut wire = world.wire().await;
+    wire.send("POST /api/auth/login HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n")
+        .await;
+    wire.answer_head("POST").await.expect(413);
+}
