@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ace_policies::Provider;
 use bytes::Bytes;
@@ -156,7 +157,12 @@ async fn ask(
         }
     });
     match sent.await {
-        None => Err(Stopped::ClientGone),
+        None => {
+            if call.api.costs_tokens() && request.is_sent.load(Ordering::Relaxed) {
+                reservation.estimate_input();
+            }
+            Err(Stopped::ClientGone)
+        }
         Some(Err(error)) => Err(failed(gateway, &error, &mut reservation).into()),
         Some(Ok((upstream, answer))) => {
             let upload = (call.api == Api::Upload).then(|| Begun {
@@ -351,6 +357,7 @@ fn outgoing(head: &RequestHead, call: &Call, key: &ProviderKey, body: Option<Byt
         headers,
         body,
         upgrade,
+        is_sent: AtomicBool::default(),
     })
 }
 

@@ -1,7 +1,7 @@
 //! Requests to the control API, and connections that leave HTTP towards it.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ace_policies::edge::{self, EdgeHeaders};
@@ -57,6 +57,7 @@ impl ControlPlane {
             headers,
             body: None,
             upgrade: None,
+            is_sent: AtomicBool::default(),
         };
         matches!(self.send(upstreams, &request, Duration::from_secs(2)).await, Ok((_, head)) if head.status < 500)
     }
@@ -142,6 +143,7 @@ impl ControlPlane {
             headers,
             body,
             upgrade,
+            is_sent: AtomicBool::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 //! signed, short-lived one of ours instead.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use ace_policies::token::Claims;
 use ace_policies::upload::{UploadGrant, sign_upload, verify_upload};
@@ -176,5 +177,6 @@ fn outgoing(head: &RequestHead, call: &Call, url: &Url, body: Bytes) -> OutReque
         headers,
         body: Some(body),
         upgrade: None,
+        is_sent: AtomicBool::default(),
     }
 }

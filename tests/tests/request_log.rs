@@ -136,6 +136,24 @@ async fn trap_4_who_hangs_up_is_charged_for_what_came() {
 }
 
 #[tokio::test]
+async fn trap_4_who_hangs_up_before_the_answer_is_charged_for_the_question() {
+    let world = World::start().await;
+    world.provider.plays(Script::new().silence());
+    let ask = Dialect::OpenAi.authorize(Dialect::OpenAi.ask(), &world.token(Dialect::OpenAi).await);
+    let mut wire = world.wire().await;
+    wire.ask(&ask).await;
+    world.provider.arrival(0).await;
+    drop(wire);
+    let row = only_row(&world).await;
+    let tokens = (Dialect::OpenAi.body().to_string().len() as i64 + 3) / 4;
+    assert_eq!(
+        (row["input_tokens"].as_i64(), &row["usage_source"], &row["error_kind"]),
+        (Some(tokens), &json!("estimated"), &json!("client_gone")),
+        "{row}"
+    );
+}
+
+#[tokio::test]
 async fn a_request_that_never_reached_the_provider_costs_nothing() {
     let world = World::start().await;
     world.provider.plays(Script::new().reset());

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -42,6 +43,8 @@ pub struct OutRequest {
     pub body: Option<Bytes>,
     /// The protocol to upgrade to; only over HTTP/1.
     pub upgrade: Option<String>,
+    /// Whether all of it went out: the server works on it then, whether anybody waits or not.
+    pub is_sent: AtomicBool,
 }
 
 /// An answer in progress.
@@ -185,6 +188,7 @@ impl Upstreams {
                 self.write_deadline,
             )
             .await;
+        request.is_sent.store(sent.is_ok(), Ordering::Relaxed);
         // Even after a failed write there may be an answer: servers refuse large bodies early.
         let patience = if sent.is_ok() {
             first_byte
@@ -233,6 +237,7 @@ impl Upstreams {
         let mut session = H2Client::send(shared, head, body.unwrap_or_default(), self.write_deadline)
             .await
             .map_err(broken)?;
+        request.is_sent.store(true, Ordering::Relaxed);
         match tokio::time::timeout(first_byte, session.read_head()).await {
             Ok(Ok(head)) => Ok((Upstream::H2(session), head)),
             Ok(Err(error)) => {
@@ -355,7 +360,7 @@ fn wire_head(origin: &Origin, request: &OutRequest, framing: OutFraming) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use ace_policies::ssrf::EgressAllow;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -384,6 +389,7 @@ mod tests {
             headers: Headers::default(),
             body: Some(body.into()),
             upgrade: None,
+            is_sent: AtomicBool::default(),
         }
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::metrics::Metrics;
-use crate::provider::{Meter, RealtimeMeter};
+use crate::provider::{Meter, RealtimeMeter, tokens_in};
 
 pub mod writer;
 
@@ -167,6 +167,13 @@ impl Reservation {
             Some(Reader::Answer(meter)) => Some(meter),
             _ => None,
         }
+    }
+
+    /// Charges a request whose answer nobody waited for by its body: the provider reads it all the same, and bills it.
+    pub fn estimate_input(&mut self) {
+        let entry = self.entry();
+        entry.usage.input = tokens_in(entry.bytes_in);
+        entry.source = Source::Estimated;
     }
 
     /// Reads a piece of the answer's body.
