@@ -495,19 +495,31 @@ impl<S: Service> Connection<S> {
             return;
         };
         let streams = Arc::new(AtomicUsize::new(0));
-        let mut draining = false;
+        let mut closing = false;
+        // Holds the end of the process up: what was answered may still be on its way to a slow client.
+        let mut unsent = None;
         loop {
             let accepted = tokio::select! {
                 biased;
                 accepted = connection.accept() => accepted,
-                () = stop.reached(Phase::Draining), if !draining => {
-                    draining = true;
+                () = stop.reached(Phase::Draining), if !closing => {
+                    closing = true;
+                    unsent = (streams.load(Ordering::Relaxed) > 0).then(|| stop.enter());
                     connection.graceful_shutdown();
                     continue;
                 }
-                () = idle(&streams, limits.keepalive) => return,
+                () = idle(&streams, limits.keepalive) => {
+                    if closing {
+                        return;
+                    }
+                    // Not at once: the last answer may not have been written, and the next request be under way.
+                    closing = true;
+                    connection.graceful_shutdown();
+                    continue;
+                }
             };
             let Some(Ok((request, respond))) = accepted else {
+                drop(unsent);
                 return;
             };
             let (session, head) = H2Server::new(request, respond, &limits);
@@ -569,5 +581,116 @@ impl AsyncWrite for Rewound {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::engine::AnswerHead;
+    use crate::engine::h1::head::HeadLimits;
+
+    const SOON: Duration = Duration::from_secs(20);
+    const LENGTH: usize = 16 << 20;
+
+    /// Answers everything with many bytes.
+    struct Generous;
+
+    impl Service for Generous {
+        async fn serve(self: &Arc<Self>, request: Incoming) -> Served {
+            let mut downstream = request.downstream;
+            let answered = async {
+                downstream.start(&AnswerHead::new(200, Some(LENGTH as u64)))?;
+                downstream.push(&vec![b'x'; LENGTH]);
+                downstream.finish().await
+            };
+            match answered.await {
+                Ok(()) => Served::Answered(downstream),
+                Err(_) => Served::Broken,
+            }
+        }
+
+        fn sweep(&self) {}
+
+        fn sweep_interval(&self) -> Duration {
+            SOON
+        }
+    }
+
+    /// A transport that is read a little at a time.
+    struct Slow(TcpStream, Pin<Box<tokio::time::Sleep>>);
+
+    impl AsyncRead for Slow {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            std::task::ready!(self.1.as_mut().poll(cx));
+            let mut part = [0; 64 * 1024];
+            let mut part = ReadBuf::new(&mut part[..buffer.remaining().min(64 * 1024)]);
+            std::task::ready!(Pin::new(&mut self.0).poll_read(cx, &mut part))?;
+            buffer.put_slice(part.filled());
+            let pause = tokio::time::Instant::now() + Duration::from_millis(1);
+            self.1.as_mut().reset(pause);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Slow {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_client_gets_its_whole_answer_although_the_process_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let options = ServerOptions {
+            threads: 1,
+            limits: Limits {
+                heads: HeadLimits {
+                    bytes: 4096,
+                    fields: 16,
+                    target: 100,
+                },
+                head: SOON,
+                keepalive: SOON,
+                write: SOON,
+                body_idle: SOON,
+            },
+            max_connections: 10,
+            tls: None,
+        };
+        let server = Server::start(Arc::new(Generous), &[listener], &options).unwrap();
+        let stream = Slow(
+            TcpStream::connect(address).await.unwrap(),
+            Box::pin(tokio::time::sleep(Duration::ZERO)),
+        );
+        let mut builder = h2::client::Builder::new();
+        builder
+            .initial_window_size(1 << 30)
+            .initial_connection_window_size(1 << 30);
+        let (requests, connection) = builder.handshake::<_, Bytes>(stream).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::get(format!("http://{address}/")).body(()).unwrap();
+        let (answer, _) = requests.ready().await.unwrap().send_request(request, true).unwrap();
+        let mut body = answer.await.unwrap().into_body();
+        let stopping = tokio::spawn(server.stop(SOON, SOON));
+        let mut length = 0;
+        while let Some(data) = body.data().await {
+            length += data.unwrap().len();
+        }
+        assert_eq!(length, LENGTH);
+        assert_eq!(stopping.await.unwrap(), 0);
     }
 }
