@@ -268,17 +268,24 @@ fn root_cause(error: &pingora_error::Error) -> String {
 mod tests {
     use super::*;
 
-    /// What the kernel says of the socket at this local port: the kind of the timer that runs for it.
+    /// What the kernel says of the established connection at this local port: the kind of the timer that runs for it.
     #[cfg(target_os = "linux")]
     fn timer_of(port: u16) -> Option<String> {
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
         let line = table.lines().find(|line| {
-            let local = line.split_whitespace().nth(1);
-            local.is_some_and(|local| local.ends_with(&format!(":{port:04X}")))
+            let mut fields = line.split_whitespace().skip(1);
+            let local = fields
+                .next()
+                .is_some_and(|local| local.ends_with(&format!(":{port:04X}")));
+            // An earlier connection from the same port may still be waiting for its time to pass.
+            local && fields.nth(1) == Some(ESTABLISHED)
         })?;
         let timer = line.split_whitespace().nth(5)?;
         timer.split(':').next().map(str::to_owned)
     }
+
+    #[cfg(target_os = "linux")]
+    const ESTABLISHED: &str = "01";
 
     #[tokio::test]
     #[cfg(target_os = "linux")]
