@@ -301,8 +301,8 @@ mod tests {
         });
         let origin = Origin::control("127.0.0.1", listener.local_addr().unwrap().port());
         let (stream, accepted) = tokio::join!(connector.connect(&origin), listener.accept());
-        let port = accepted.unwrap().1.port();
-        assert_eq!(timer_of(port).as_deref(), Some(KEEPALIVE));
+        let (_server, client) = accepted.unwrap();
+        assert_eq!(timer_of(client.port()).as_deref(), Some(KEEPALIVE));
         drop(stream.unwrap());
     }
 }
