@@ -36,7 +36,7 @@ impl H2Server {
     ) -> (Self, Result<RequestHead, HeadError>) {
         let answers_head = request.method() == http::Method::HEAD;
         let (parts, request_body) = request.into_parts();
-        let head = read_head(&parts, limits);
+        let head = read_head(parts, limits);
         let session = Self {
             request_body,
             respond,
@@ -149,7 +149,7 @@ impl H2Server {
     }
 }
 
-fn read_head(parts: &http::request::Parts, limits: &Limits) -> Result<RequestHead, HeadError> {
+fn read_head(parts: http::request::Parts, limits: &Limits) -> Result<RequestHead, HeadError> {
     let target = match parts.uri.path_and_query() {
         Some(target) if parts.method != http::Method::CONNECT => target.as_str(),
         _ => return Err(HeadError::Malformed("the request target is not a path")),
@@ -163,10 +163,10 @@ fn read_head(parts: &http::request::Parts, limits: &Limits) -> Result<RequestHea
     if parts.headers.len() > limits.heads.fields {
         return Err(HeadError::TooLarge);
     }
-    let mut headers = parts.headers.clone();
+    let mut headers = parts.headers;
     let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
-    let host = parts.headers.get(http::header::HOST).map(HeaderValue::as_bytes);
-    match (authority, host) {
+    let host = headers.get(http::header::HOST).cloned();
+    match (authority, host.as_ref().map(HeaderValue::as_bytes)) {
         (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
             return Err(HeadError::Malformed("Host and :authority differ"));
         }
@@ -180,8 +180,8 @@ fn read_head(parts: &http::request::Parts, limits: &Limits) -> Result<RequestHea
         _ => return Err(HeadError::Malformed("Host is not a host and port")),
     }
     Ok(RequestHead {
-        method: parts.method.clone(),
         target: target.to_owned(),
+        method: parts.method,
         version: Version::HTTP_2,
         headers,
     })
