@@ -201,11 +201,17 @@ impl Gate {
         }
     }
 
+    /// Whether a token whose claims were good still is, as far as this node knows.
+    pub fn stands(&self, claims: &Claims) -> bool {
+        self.store.snapshot().standing(claims) == Standing::Good
+    }
+
     /// A body may take minutes to arrive; a token that was revoked meanwhile gets nothing any more.
     fn still_stands(&self, claims: &Claims) -> Result<(), Refusal> {
-        match self.store.snapshot().standing(claims) {
-            Standing::Good => Ok(()),
-            _ => Err(Refusal::Auth),
+        if self.stands(claims) {
+            Ok(())
+        } else {
+            Err(Refusal::Auth)
         }
     }
 

@@ -95,7 +95,7 @@ impl ControlPlane {
         };
         if answer.status == 101 {
             let tunnel = Tunnel::new(downstream, upstream, &answer, end_to_end(&answer), &ticket);
-            return tunnel.run(stop, |_| {}).await;
+            return tunnel.run(gateway.options.limits.write, stop).await;
         }
         back(gateway, downstream, upstream, answer, &ticket, stop).await
     }

@@ -102,7 +102,7 @@ async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
     // Setting up needs much room and little time; streaming needs little room and may take hours.
     match Box::pin(call::set_up(gateway, downstream, head, call, peer, ticket)).await {
         Outbound::Streaming(flight) => flight.run(gateway, stop).await,
-        Outbound::Tunnel(tunnel, reservation) => Box::pin(tunnel.run_metered(stop, reservation)).await,
+        Outbound::Tunnel(tunnel, reservation) => Box::pin(tunnel.run_metered(gateway, stop, reservation)).await,
         Outbound::Over(served) => served,
     }
 }
@@ -117,7 +117,7 @@ async fn upload(
 ) -> Served {
     match call::set_up_upload(gateway, downstream, head, &grant, ticket).await {
         Outbound::Streaming(flight) => flight.run(gateway, stop).await,
-        Outbound::Tunnel(tunnel, reservation) => Box::pin(tunnel.run_metered(stop, reservation)).await,
+        Outbound::Tunnel(tunnel, reservation) => Box::pin(tunnel.run_metered(gateway, stop, reservation)).await,
         Outbound::Over(served) => served,
     }
 }

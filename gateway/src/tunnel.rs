@@ -1,17 +1,34 @@
 //! Connections that left HTTP: after a 101, bytes pass both ways until either side closes. What the server sends is read along.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
+use tokio::time::timeout;
 
 use crate::engine::server::{Served, Stop};
 use crate::engine::{AnswerHead, Downstream, Headers, ResponseHead, Stream, Upstream};
 use crate::ledger::Reservation;
+use crate::proxy::Gateway;
 use crate::ticket::Ticket;
 
 /// Bytes of one read; messages of a conversation are small.
 const BUFFER: usize = 16 * 1024;
+
+/// How often it is asked whether the caller still stands: a connection outlives many tokens.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// How a tunnel ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// One side closed it, or broke.
+    Closed,
+    /// The process ends.
+    Stopped,
+    /// The caller's token was revoked.
+    Revoked,
+}
 
 /// Both ends, before the client knows.
 pub struct Tunnel {
@@ -42,39 +59,57 @@ impl Tunnel {
         }
     }
 
-    /// Answers 101 and passes bytes on until either side closes or the process ends.
-    pub async fn run(self, mut stop: Stop, mut read: impl FnMut(&[u8])) -> Served {
+    /// Answers 101 and passes bytes on until either side closes or the process ends. `write` is for either side to take what is
+    /// written to it.
+    pub async fn run(self, write: Duration, stop: Stop) -> Served {
+        self.pass(write, stop, std::future::pending(), |_| {}).await;
+        Served::Broken
+    }
+
+    /// [`Self::run`] for a call that is metered, until its caller's token is revoked.
+    pub async fn run_metered(self, gateway: &Gateway, stop: Stop, mut reservation: Box<Reservation>) -> Served {
+        let claims = reservation.entry().claims.clone();
+        let revoked = async {
+            while gateway.gate.stands(&claims) {
+                tokio::time::sleep(WATCH).await;
+            }
+        };
+        let write = gateway.options.limits.write;
+        let ending = self.pass(write, stop, revoked, |data| reservation.meter(data)).await;
+        reservation.entry().error_kind = match ending {
+            Ending::Closed => None,
+            Ending::Stopped => Some("stopped"),
+            Ending::Revoked => Some("revoked"),
+        };
+        Served::Broken
+    }
+
+    async fn pass(
+        self,
+        write: Duration,
+        mut stop: Stop,
+        revoked: impl Future<Output = ()>,
+        mut read: impl FnMut(&[u8]),
+    ) -> Ending {
         let Self {
             mut downstream,
             upstream,
             head,
         } = self;
         if downstream.start(&head).is_err() || downstream.flush().await.is_err() {
-            return Served::Broken;
+            return Ending::Closed;
         }
         let (Downstream::H1(client), Some(server)) = (downstream, upstream.into_tunnel()) else {
-            return Served::Broken;
+            return Ending::Closed;
         };
         let (client, server) = (End::new(client.into_tunnel()), End::new(server));
-        let passed = async {
-            // Whichever side closes first ends it: neither has anything to say to nobody.
-            tokio::select! {
-                up = pass(client.read, client.ahead, server.write, |_| {}) => up,
-                down = pass(server.read, server.ahead, client.write, &mut read) => down,
-            }
-        };
+        // Whichever side closes first ends it: neither has anything to say to nobody.
         tokio::select! {
-            _ = passed => {}
-            () = stop.ending() => {}
+            _ = pass(client.read, client.ahead, server.write, write, |_| {}) => Ending::Closed,
+            _ = pass(server.read, server.ahead, client.write, write, &mut read) => Ending::Closed,
+            () = stop.ending() => Ending::Stopped,
+            () = revoked => Ending::Revoked,
         }
-        Served::Broken
-    }
-
-    /// [`Self::run`] for a call that is metered.
-    pub async fn run_metered(self, stop: Stop, mut reservation: Box<Reservation>) -> Served {
-        let served = self.run(stop, |data| reservation.meter(data)).await;
-        reservation.entry().error_kind = None;
-        served
     }
 }
 
@@ -96,19 +131,23 @@ async fn pass(
     mut from: ReadHalf<Stream>,
     ahead: BytesMut,
     mut to: WriteHalf<Stream>,
+    write: Duration,
     mut read: impl FnMut(&[u8]),
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     read(&ahead);
-    to.write_all(&ahead).await?;
-    to.flush().await?;
+    timeout(write, send(&mut to, &ahead)).await??;
     loop {
         let count = from.read(&mut buffer).await?;
         if count == 0 {
             return to.shutdown().await;
         }
         read(&buffer[..count]);
-        to.write_all(&buffer[..count]).await?;
-        to.flush().await?;
+        timeout(write, send(&mut to, &buffer[..count])).await??;
     }
+}
+
+async fn send(to: &mut WriteHalf<Stream>, bytes: &[u8]) -> io::Result<()> {
+    to.write_all(bytes).await?;
+    to.flush().await
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ace_tests::{Ask, Dialect, Script, World};
+use ace_tests::{Ask, Dialect, End, Script, World};
+use serde_json::json;
 
 /// An unmasked text frame, as servers send them.
 fn frame(text: &str) -> Vec<u8> {
@@ -92,4 +93,21 @@ async fn a_websocket_that_is_not_properly_asked_for_is_none() {
     ask.headers.retain(|(name, _)| name != "connection");
     world.call(&ask).await.expect(426);
     assert!(world.provider.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_connection_does_not_outlive_its_callers_standing() {
+    let world = World::start().await;
+    let head = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
+    world.provider.plays(Script::raw(head).silence());
+    let token = world.token(Dialect::OpenAi).await;
+    let mut wire = world.wire().await;
+    wire.ask(&connects(&token)).await;
+    wire.answer_head("GET").await.expect(101);
+    assert_eq!(wire.end(Duration::from_secs(2)).await, End::Silence);
+    let user = format!("/api/users/{}", world.alice.id);
+    world.admin.patch(&user, json!({"is_active": false})).await.ok();
+    assert_ne!(wire.end(Duration::from_secs(3)).await, End::Silence);
+    let rows = world.admin.request_log(1).await;
+    assert_eq!(rows[0]["error_kind"], "revoked", "{rows:?}");
 }
