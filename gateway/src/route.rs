@@ -464,7 +464,6 @@ mod tests {
         ] {
             assert_eq!(carried("GET", path), [false; 2], "{path}");
         }
-        assert_eq!(carried("POST", "/v1/realtime?model=gpt-realtime"), [false; 2]);
         assert!(!call("GET", "/v1/realtime?model=gpt-realtime", &[]).carries_websocket());
 
         let realtime = call("GET", "/v1/realtime", &[]);
@@ -584,6 +583,8 @@ mod tests {
         for path in [
             "/v1/realtime/client_secrets",
             "/v1/realtime/sessions",
+            "/v1/realtime/calls",
+            "/v1/realtime?model=gpt-realtime",
             "/v1alpha/auth_tokens",
         ] {
             assert_eq!(sorted("POST", path, &[]), Err(PathRefusal::MintsCredential), "{path}");

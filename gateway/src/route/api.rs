@@ -148,10 +148,11 @@ fn openai(method: &Method, tail: &str) -> Result<Option<(Option<Provider>, Api)>
         "completions" => Api::OpenAiCompletions,
         "embeddings" => Api::OpenAiEmbeddings,
         "realtime" if method == Method::GET => Api::OpenAiRealtime,
-        // A short-lived provider key is still a key that goes around the gateway.
+        // A short-lived provider key is still a key that goes around the gateway, and so is a call over WebRTC.
         "realtime/client_secrets" | "realtime/sessions" | "realtime/transcription_sessions" | "chatkit/sessions" => {
             return Err(PathRefusal::MintsCredential);
         }
+        "realtime" | "realtime/calls" if method == Method::POST => return Err(PathRefusal::MintsCredential),
         _ => match tail.split('/').next().unwrap_or_default() {
             "models" => return Ok(Some((None, Api::Models))),
             "files" => return Ok(Some((None, Api::Files))),
