@@ -373,6 +373,10 @@ pub fn failed(gateway: &Gateway, error: &UpstreamError, reservation: &mut Reserv
     };
     entry.status = refusal.status().as_u16();
     entry.error_kind = Some(refusal.reason());
+    if matches!(error, UpstreamError::Timeout) {
+        // It has the request and works on it, for all we know.
+        reservation.estimate_input();
+    }
     refusal
 }
 

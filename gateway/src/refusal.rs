@@ -130,7 +130,9 @@ impl Refusal {
             Self::HeadTooLarge => "The request's headers are too large".to_owned(),
             Self::TargetTooLong => "The request's path and query are too long".to_owned(),
             Self::Method => "This method is not served here".to_owned(),
-            Self::Upgrade => "WebSockets are not carried here; use plain HTTP requests".to_owned(),
+            Self::Upgrade => {
+                "Of all upgrades only a WebSocket to /v1/realtime is carried here; use plain HTTP requests".to_owned()
+            }
             Self::NoKey(provider) => format!("No API key configured for provider '{provider}'"),
             Self::Upstream => "The provider could not be reached".to_owned(),
             Self::UpstreamTimeout => "The provider did not answer in time".to_owned(),

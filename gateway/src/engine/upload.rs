@@ -67,12 +67,16 @@ impl Upstreams {
         session.send(head, &[], self.write_deadline()).await.map_err(broken)?;
         let mut sent = 0;
         let pieces = self.send_pieces(&mut session, downstream, limits, &mut sent);
-        let (patience, whole) = match tokio::time::timeout(limits.total, pieces)
+        let pieces_sent = tokio::time::timeout(limits.total, pieces)
             .await
-            .map_err(|_| BodyError::Timeout)??
-        {
-            Sent::Whole => (limits.first_byte, true),
-            Sent::Refused => (REFUSAL, false),
+            .map_err(|_| BodyError::Timeout)??;
+        let patience = match pieces_sent {
+            Sent::Whole => limits.first_byte,
+            Sent::Refused => REFUSAL,
+            Sent::Answered(head) => {
+                session.close_after();
+                return Ok((Upstream::H1(session, origin.key.clone()), head, sent));
+            }
         };
         let answer = tokio::select! {
             answer = tokio::time::timeout(patience, session.read_head(self.max_head(), false, false)) => answer,
@@ -81,7 +85,7 @@ impl Upstreams {
         let head = answer
             .map_err(|_| UpstreamError::Timeout)?
             .map_err(UpstreamError::Broken)?;
-        if !whole {
+        if matches!(pieces_sent, Sent::Refused) {
             session.close_after();
         }
         Ok((Upstream::H1(session, origin.key.clone()), head, sent))
@@ -99,9 +103,11 @@ impl Upstreams {
             piece.clear();
             let more = tokio::select! {
                 biased;
+                // The provider answers before it has the whole body: it wants no more of it. Interim answers are read past.
+                head = session.read_head(self.max_head(), false, false) => {
+                    return Ok(Sent::Answered(head.map_err(UpstreamError::Broken)?));
+                }
                 more = downstream.read_body(&mut piece, limits.idle) => more?,
-                // The provider answers before it has the whole body: it wants no more of it.
-                _ = session.wait_for_answer() => return Ok(Sent::Refused),
             };
             *sent += piece.len() as u64;
             if *sent > limits.max {
@@ -128,6 +134,8 @@ impl Upstreams {
 
 enum Sent {
     Whole,
-    /// The provider stopped reading, or answered already.
+    /// The provider answered already.
+    Answered(ResponseHead),
+    /// The provider stopped reading.
     Refused,
 }

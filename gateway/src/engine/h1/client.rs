@@ -85,13 +85,6 @@ impl H1Client {
         write_all(&mut self.stream, wire, deadline).await
     }
 
-    /// Waits until any byte of an answer is there, or the connection's end. Cancel-safe.
-    pub async fn wait_for_answer(&mut self) {
-        if self.buffer.is_empty() {
-            self.answered = matches!(fill(&mut self.stream, &mut self.buffer).await, Ok(1..));
-        }
-    }
-
     /// Keeps the connection from being used again.
     pub fn close_after(&mut self) {
         self.persistent = false;
