@@ -165,7 +165,6 @@ impl Running {
         };
         let db = open_database(&config, state.path()).await?;
         let several_nodes = shape.no_control_api || db.engine == Engine::Postgres;
-        let admin_given = first_admin.password.is_some();
         let keys = master_keys(&config, state.path(), several_nodes)?;
         let announced = listen::addresses(&config.gateway)?;
         let mut auth = AuthState {
@@ -186,7 +185,7 @@ impl Running {
                 (Some(app), password)
             }
         };
-        auth.admin = admin_account(&db, app.as_ref(), &announced, admin_given).await?;
+        auth.admin = admin_account(&db, app.as_ref(), &announced).await?;
         check_exposure(&announced, &auth)?;
         let (predecessor, sockets) = match predecessor {
             Some((predecessor, sockets)) => (Some(predecessor), sockets),
@@ -390,12 +389,7 @@ async fn open_control_api(
     Ok((app, made.admin_password))
 }
 
-async fn admin_account(
-    db: &Db,
-    app: Option<&App>,
-    addresses: &[SocketAddr],
-    given: bool,
-) -> Result<AdminAccount, Failure> {
+async fn admin_account(db: &Db, app: Option<&App>, addresses: &[SocketAddr]) -> Result<AdminAccount, Failure> {
     // Passwords are slow to compare, and on loopback nobody asks.
     let is_exposed = addresses.iter().any(|address| !address.ip().is_loopback());
     if let Some(app) = app.filter(|_| is_exposed)
@@ -412,7 +406,7 @@ async fn admin_account(
     .fetch_one(&db.read)
     .await
     .map_err(|error| Failure::Control(error.to_string()))?;
-    Ok(if safe > 0 || given {
+    Ok(if safe > 0 {
         AdminAccount::Safe
     } else {
         AdminAccount::NotSafe

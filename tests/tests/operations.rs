@@ -2,6 +2,7 @@
 
 use ace_tests::{Answer, Ask, Dialect, Door, Program, Script, World, program};
 use serde_json::json;
+use tokio::process::Command;
 
 async fn metrics(world: &World) -> String {
     Door::plain(world.metrics)
@@ -188,17 +189,31 @@ async fn a_wrong_configuration_says_where_and_what_to_do() {
     );
 }
 
+fn on_every_address(state: &std::path::Path) -> Command {
+    let mut command = program("ace-gateway");
+    command.args(["--bind", "lan", "--port", "0", "--state-dir"]).arg(state);
+    command.env("HOME", state).env("OPENACE_METRICS_LISTEN", "127.0.0.1:0");
+    command
+}
+
 #[tokio::test]
 async fn a_public_address_without_safe_credentials_is_refused() {
     let folder = tempfile::TempDir::new().expect("a folder");
-    let mut command = program("ace-gateway");
-    command
-        .args(["--bind", "lan", "--port", "0", "--state-dir"])
-        .arg(folder.path());
-    command
-        .env("HOME", folder.path())
-        .env("OPENACE_ADMIN_PASSWORD", "admin123");
-    command.env("OPENACE_METRICS_LISTEN", "127.0.0.1:0");
+    let mut command = on_every_address(folder.path());
+    command.env("OPENACE_ADMIN_PASSWORD", "admin123");
     let (status, log) = Program::run(command).await;
-    assert!(!status.success(), "{log}");
+    assert_eq!(status.code(), Some(78), "{log}");
+    assert!(log.contains("admin123"), "{log}");
+}
+
+#[tokio::test]
+async fn a_first_password_that_comes_too_late_makes_no_address_safe() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    // The first start makes an admin with a generated password, which nobody has changed.
+    let (status, log) = Program::run(on_every_address(folder.path())).await;
+    assert_eq!(status.code(), Some(78), "{log}");
+    let mut command = on_every_address(folder.path());
+    command.env("OPENACE_ADMIN_PASSWORD", "a long and unguessable one");
+    let (status, log) = Program::run(command).await;
+    assert_eq!(status.code(), Some(78), "{log}");
 }

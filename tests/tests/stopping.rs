@@ -71,6 +71,17 @@ async fn an_endless_stream_ends_with_the_drain_timeout() {
 }
 
 #[tokio::test]
+async fn a_connection_between_two_requests_is_closed_at_once() {
+    let world = World::start().await;
+    let token = world.token(Dialect::OpenAi).await;
+    let mut wire = world.wire().await;
+    wire.call(&Dialect::OpenAi.ask().bearer(&token)).await.expect(200);
+    world.gateway.terminate();
+    // Only one that has not sent its first request yet gets a second for it.
+    assert_ne!(wire.end(Duration::from_millis(700)).await, End::Silence);
+}
+
+#[tokio::test]
 async fn an_idle_gateway_stops_at_once() {
     let mut world = World::start().await;
     let mut idle = world.wire().await;

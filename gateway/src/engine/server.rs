@@ -433,8 +433,10 @@ impl<S: Service> Connection<S> {
         drop(first);
         let mut is_first = true;
         loop {
+            // Not when it is polled: a request that is there already would keep its successor the first one.
+            let awaits_first = std::mem::take(&mut is_first);
             let over = async {
-                match std::mem::take(&mut is_first) {
+                match awaits_first {
                     true => stop.nothing_came().await,
                     false => stop.reached(Phase::Draining).await,
                 }
