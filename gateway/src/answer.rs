@@ -7,8 +7,7 @@ use tokio::time::Instant;
 
 use crate::call::{Asked, Outbound};
 use crate::copy::{KeepAlive, Limit};
-use crate::engine::server::Served;
-use crate::engine::{AnswerHead, Downstream, ResponseHead, Upstream};
+use crate::engine::{AnswerHead, Downstream, ResponseHead, Served, Upstream};
 use crate::flight::{Flight, Metering};
 use crate::forward::{self, Nominated};
 use crate::ledger::{Reservation, millis};

@@ -6,8 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::engine::h1::client::AnswerError;
-use crate::engine::server::Stop;
-use crate::engine::{Downstream, Upstream};
+use crate::engine::{Downstream, Stop, Upstream};
 
 /// How copying ended.
 #[derive(Debug)]

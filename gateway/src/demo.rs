@@ -13,7 +13,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
-use crate::serve::{Running, Shape, Signals};
+use crate::serve::{Running, Shape};
+use crate::signals::Signals;
 
 mod provider;
 

@@ -2,8 +2,7 @@
 
 use crate::copy::{Ending, Limit, Reader, copy};
 use crate::engine::h1::client::AnswerError;
-use crate::engine::server::{Served, Stop};
-use crate::engine::{Downstream, Upstream};
+use crate::engine::{Downstream, Served, Stop, Upstream};
 use crate::ledger::Reservation;
 use crate::provider::UsageChunkFilter;
 use crate::proxy::Gateway;

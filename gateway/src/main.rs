@@ -8,9 +8,12 @@ use ace_gateway::config::Settings;
 use ace_policies::config::{Config, Flag, LogFormat};
 use clap::{Args, Parser, Subcommand};
 
+mod credentials;
 mod demo;
 mod failure;
+mod inside;
 mod serve;
+mod signals;
 
 use failure::Failure;
 

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use crate::engine::server::Served;
-use crate::engine::{AnswerHead, Downstream};
+use crate::engine::{AnswerHead, Downstream, Served};
 use crate::proxy::{Gateway, send};
 use crate::ticket::Ticket;
 

@@ -6,23 +6,21 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ace_control_api::keys::{Generate, KeyMaterial, MasterKeys, resolve};
-use ace_control_api::{App, Clock, ControlConfig, FirstAdmin, Listener, bootstrap};
+use ace_control_api::{App, FirstAdmin};
 use ace_gateway::config::{Settings, fetch, secret_env};
-use ace_gateway::engine::connect::Origin;
 use ace_gateway::listen;
 use ace_gateway::node::{Node, Parts, addresses};
 use ace_gateway::state::StateDir;
 use ace_gateway::upgrade::{self, Handed, Predecessor};
 use ace_migrations::{Db, Engine, Options};
 use ace_policies::Secret;
-use ace_policies::bind::{AdminAccount, AuthState, EncryptionKey, check_exposure};
+use ace_policies::bind::{AuthState, check_exposure};
 use ace_policies::config::Config;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
+use crate::credentials::{admin_account, key_source, master_keys};
 use crate::failure::Failure;
+use crate::inside::{Control, control_nodes, open_control_api, start_control_api};
+use crate::signals::{Asked, Signals};
 
 /// Serves until a signal says otherwise. SIGQUIT hands the sockets to a process that was started with `--upgrade`.
 pub async fn serve(settings: Settings, shape: Shape, json: bool) -> Result<ExitCode, Failure> {
@@ -67,43 +65,6 @@ pub async fn migrate(settings: &Settings, check: bool) -> Result<ExitCode, Failu
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a signal asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
-    /// The end.
-    Stop,
-    /// The end, after another process has taken over.
-    Upgrade,
-}
-
-/// Signals that end the program.
-pub struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    quit: Signal,
-}
-
-impl Signals {
-    /// Listens from now on.
-    pub fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind);
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            quit: listen(SignalKind::quit())?,
-        })
-    }
-
-    /// Waits for one.
-    pub async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.quit.recv() => Asked::Upgrade,
-        }
-    }
-}
-
 /// In which shape the process runs.
 pub struct Shape {
     /// The control API runs elsewhere.
@@ -123,7 +84,7 @@ pub struct Running {
     pub node: Node,
     /// The control API, where it runs in this process.
     pub app: Option<App>,
-    control: Option<(CancellationToken, JoinHandle<()>)>,
+    control: Control,
     /// Where the public port listens.
     pub addresses: Vec<SocketAddr>,
     /// Where the metrics are.
@@ -328,6 +289,19 @@ async fn take_over(state_dir: &Path) -> Result<Taken, Failure> {
     ))
 }
 
+fn bind_metrics(config: &Config) -> Result<Option<TcpListener>, Failure> {
+    let address = &config.metrics.listen;
+    if address.is_empty() {
+        return Ok(None);
+    }
+    let listener = TcpListener::bind(address).map_err(|error| {
+        Failure::Config(format!(
+            "[metrics] listen: {address}: {error}; set another address, or \"\" for none"
+        ))
+    })?;
+    Ok(Some(listener))
+}
+
 async fn open_database(config: &Config, state_dir: &Path) -> Result<Db, Failure> {
     let url = match fetch("database.url", &config.database.url)? {
         Some(url) => url.expose().to_owned(),
@@ -342,120 +316,6 @@ async fn open_database(config: &Config, state_dir: &Path) -> Result<Db, Failure>
         },
     )
     .await?)
-}
-
-fn master_keys(config: &Config, state_dir: &Path, several_nodes: bool) -> Result<MasterKeys, Failure> {
-    let material = KeyMaterial {
-        vault_key: fetch("vault.key", &config.vault.key)?,
-        encryption_key: secret_env("OPENACE_ENCRYPTION_KEY"),
-        previous: secret_env("OPENACE_ENCRYPTION_KEY_PREVIOUS"),
-        secret_key: secret_env("SECRET_KEY"),
-    };
-    let generate = if several_nodes { Generate::No } else { Generate::Yes };
-    Ok(resolve(&material, state_dir, generate)?)
-}
-
-fn key_source(config: &Config, state_dir: &Path) -> EncryptionKey {
-    if !config.vault.key.is_unset() || secret_env("OPENACE_ENCRYPTION_KEY").is_some() {
-        EncryptionKey::Explicit
-    } else if secret_env("SECRET_KEY").is_some() {
-        EncryptionKey::SecretKey
-    } else if state_dir.join(ace_control_api::keys::FILE).exists() {
-        EncryptionKey::GeneratedFile
-    } else {
-        EncryptionKey::Missing
-    }
-}
-
-async fn open_control_api(
-    config: &Config,
-    db: &Db,
-    keys: &MasterKeys,
-    first: FirstAdmin,
-) -> Result<(App, Option<Secret>), Failure> {
-    let ca_file = Some(&config.upstream.ca_file).filter(|file| !file.is_empty());
-    let ca_pem = ca_file
-        .map(std::fs::read)
-        .transpose()
-        .map_err(|error| Failure::Config(format!("[upstream] ca_file: {error}")))?;
-    let control =
-        ControlConfig::new(config, ca_pem).map_err(|error| Failure::Config(format!("[egress] allow: {error}")))?;
-    let app = App::open(db.clone(), keys, control, Clock::System)
-        .await
-        .map_err(|error| Failure::Control(error.to_string()))?;
-    let made = bootstrap(&app, first)
-        .await
-        .map_err(|error| Failure::Config(error.to_string()))?;
-    Ok((app, made.admin_password))
-}
-
-async fn admin_account(db: &Db, app: Option<&App>, addresses: &[SocketAddr]) -> Result<AdminAccount, Failure> {
-    // Passwords are slow to compare, and on loopback nobody asks.
-    let is_exposed = addresses.iter().any(|address| !address.ip().is_loopback());
-    if let Some(app) = app.filter(|_| is_exposed)
-        && app
-            .has_published_admin_password()
-            .await
-            .map_err(|error| Failure::Control(error.to_string()))?
-    {
-        return Ok(AdminAccount::PublishedPassword);
-    }
-    let safe: i64 = sqlx::query_scalar(
-        "SELECT COUNT(*) FROM users WHERE role = 'admin' AND is_active = 1 AND must_change_password = 0",
-    )
-    .fetch_one(&db.read)
-    .await
-    .map_err(|error| Failure::Control(error.to_string()))?;
-    Ok(if safe > 0 {
-        AdminAccount::Safe
-    } else {
-        AdminAccount::NotSafe
-    })
-}
-
-fn bind_metrics(config: &Config) -> Result<Option<TcpListener>, Failure> {
-    let address = &config.metrics.listen;
-    if address.is_empty() {
-        return Ok(None);
-    }
-    let listener = TcpListener::bind(address).map_err(|error| {
-        Failure::Config(format!(
-            "[metrics] listen: {address}: {error}; set another address, or \"\" for none"
-        ))
-    })?;
-    Ok(Some(listener))
-}
-
-type Control = Option<(CancellationToken, JoinHandle<()>)>;
-
-fn start_control_api(app: App, state_dir: &Path, instance: &str) -> Result<(Vec<Origin>, Control), Failure> {
-    let path = state_dir.join(format!("control-{instance}.sock"));
-    let listener = Listener::unix(&path).map_err(|error| Failure::Control(format!("{}: {error}", path.display())))?;
-    let shutdown = CancellationToken::new();
-    let serving = ace_control_api::serve(app, listener, shutdown.clone());
-    let task = tokio::spawn(async move {
-        if let Err(error) = serving.await {
-            tracing::error!(%error, "the control API ended");
-        }
-    });
-    Ok((vec![Origin::unix(&path.to_string_lossy())], Some((shutdown, task))))
-}
-
-fn control_nodes(config: &Config) -> Result<Vec<Origin>, Failure> {
-    let node = |address: &String| {
-        let (host, port) = address.rsplit_once(':')?;
-        Some(Origin::control(
-            host.trim_start_matches('[').trim_end_matches(']'),
-            port.parse().ok()?,
-        ))
-    };
-    let nodes: Option<Vec<_>> = config.control.upstreams.iter().map(node).collect();
-    match nodes {
-        Some(nodes) if !nodes.is_empty() => Ok(nodes),
-        _ => Err(Failure::Config(
-            "[control] upstreams: --no-control-api needs the addresses of the control API's nodes".to_owned(),
-        )),
-    }
 }
 
 /// A core file would hold every opened key.

@@ -7,8 +7,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::time::timeout;
 
-use crate::engine::server::{Served, Stop};
-use crate::engine::{AnswerHead, Downstream, Headers, ResponseHead, Stream, Upstream};
+use crate::engine::{AnswerHead, Downstream, Headers, ResponseHead, Served, Stop, Stream, Upstream};
 use crate::ledger::Reservation;
 use crate::proxy::Gateway;
 use crate::ticket::Ticket;

@@ -8,6 +8,7 @@
 
 pub mod answer;
 pub mod connect;
+mod connection;
 pub mod downstream;
 pub mod h1;
 pub mod h2_client;
@@ -16,13 +17,16 @@ pub mod headers;
 pub mod io;
 pub mod pool;
 pub mod server;
+pub mod service;
+pub mod stop;
 pub mod upload;
 pub mod upstream;
 
 pub use answer::AnswerHead;
 pub use downstream::Downstream;
 pub use headers::{Headers, RequestHead, ResponseHead};
-pub use server::{Service, Stop};
+pub use service::{HeadRefusal, Incoming, Served, Service};
+pub use stop::Stop;
 pub use upstream::Upstream;
 
 /// Any accepted or established transport: TCP, TLS over TCP, or a Unix socket.
