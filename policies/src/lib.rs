@@ -13,6 +13,7 @@ pub mod edge;
 pub mod hygiene;
 pub mod id;
 pub mod provider;
+pub mod quota;
 pub mod secret;
 pub mod ssrf;
 pub mod token;
