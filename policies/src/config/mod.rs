@@ -15,7 +15,7 @@ mod validate;
 pub use problem::{ConfigError, Origin, Problem};
 pub use secret_ref::SecretRef;
 pub use sections::*;
-pub use setting::{LogFormat, LogLevel};
+pub use setting::{Fsync, HangUp, LogFormat, LogLevel};
 
 /// A flag of a command line that stands for a key: the key (`gateway.port`), its value, and the flag (`--port`).
 pub type Flag = (String, String, String);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     schema::{Given, Section, sections},
     secret_ref::SecretRef,
-    setting::{self, LogFormat, LogLevel, Setting},
+    setting::{self, Fsync, HangUp, LogFormat, LogLevel, Setting},
 };
 use crate::bind::BindMode;
 
@@ -146,6 +146,54 @@ sections! {
         batch: usize = 512, 1..=100_000;
         /// How long a record waits for others, in milliseconds.
         flush_ms: u64 = 20, 1..=60_000;
+        /// When the journal is forced to the disk.
+        fsync: Fsync = Fsync::Interval;
+        /// How often that is, in milliseconds.
+        fsync_ms: u64 = 5, 1..=60_000;
+        /// Bytes of one file of the journal.
+        segment_bytes: u64 = 16 << 20, 64 << 10..=1 << 30;
+        /// How long a gateway goes on with its leases when the database is away, in seconds; then they are others'.
+        lease_ttl_s: u64 = 300, 1..=DAY_S;
+        /// How long a request may be under way before the database hears of it, in milliseconds.
+        open_after_ms: u64 = 1_000, 0..=60_000;
+    }
+
+    /// Limits and how requests are reserved against them.
+    quota: Quota(Clone) {
+        /// The time zone by which days and months begin, by its IANA name.
+        time_zone: String = "UTC".to_owned();
+        /// Output tokens that are reserved for a request that does not limit them.
+        default_output_tokens: u64 = 4_096, 1..=10_000_000;
+        /// Bytes that are taken for one token when a request is reserved. Less is safer, more lets more through near a limit.
+        bytes_per_token: u64 = 3, 1..=16;
+        /// Percent of a limit at which a first event tells that it is about to be reached; 0 is never.
+        warn_percent: u8 = 80, 0..=100;
+        /// The same for the second.
+        alert_percent: u8 = 95, 0..=100;
+        /// Whether requests go through, journaled but not limited, when leases have run dry and the database is away.
+        fail_open: bool = false;
+    }
+
+    /// What tokens cost.
+    prices: Prices(Clone) {
+        /// The price table; empty is the built-in one.
+        file: String = String::new();
+    }
+
+    /// What becomes of an answer when its client hangs up.
+    hangup: Hangup(Clone) {
+        /// For OpenAI.
+        openai: HangUp = HangUp::Abort;
+        /// For Anthropic.
+        anthropic: HangUp = HangUp::Abort;
+        /// For Google.
+        google: HangUp = HangUp::Abort;
+        /// Output tokens that are drained at most; 0 is no limit.
+        max_tokens: u64 = 2_000, 0..=10_000_000;
+        /// How long is drained at most, in seconds.
+        max_seconds: u64 = 30, 1..=DAY_S;
+        /// Percent of the allowed output (`max_tokens` of the request) that must be there for draining to begin; 0 is always.
+        min_percent: u64 = 0, 0..=100;
     }
 
     /// The key that seals provider keys.

@@ -93,7 +93,7 @@ macro_rules! whole_numbers {
     };
 }
 
-whole_numbers!(u16, u32, u64, usize);
+whole_numbers!(u8, u16, u32, u64, usize);
 
 impl Setting for bool {
     const BARE: bool = true;
@@ -246,7 +246,56 @@ macro_rules! choice {
     };
 }
 
-choice!(BindMode, LogFormat, LogLevel);
+choice!(BindMode, Fsync, HangUp, LogFormat, LogLevel);
+
+/// When the journal is forced to the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Fsync {
+    /// With every record: a request waits for it.
+    Always,
+    /// Every few milliseconds.
+    #[default]
+    Interval,
+    /// When the system likes.
+    Never,
+}
+
+impl Fsync {
+    /// Every policy.
+    pub const ALL: [Self; 3] = [Self::Always, Self::Interval, Self::Never];
+
+    /// The name in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::Interval => "interval",
+            Self::Never => "never",
+        }
+    }
+}
+
+/// What becomes of a provider's answer when its client hangs up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum HangUp {
+    /// It is broken off at once.
+    #[default]
+    Abort,
+    /// It is read on for a while, so that the provider's own figures are seen.
+    Drain,
+}
+
+impl HangUp {
+    /// Every policy.
+    pub const ALL: [Self; 2] = [Self::Abort, Self::Drain];
+
+    /// The name in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Abort => "abort",
+            Self::Drain => "drain",
+        }
+    }
+}
 
 /// How the log is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

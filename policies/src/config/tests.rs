@@ -206,6 +206,11 @@ fn keys_that_depend_on_each_other_are_checked_together() {
         "gateway.toml:2: [ledger] queue: batch (512) must not be more than queue (1)",
     );
     refused(
+        "[quota]\ntime_zone = \"CET+1\"",
+        "gateway.toml:2: [quota] time_zone: unknown time zone 'CET+1'; use a name of the IANA database such as UTC, \
+         Europe/Berlin or Asia/Shanghai",
+    );
+    refused(
         "[egress]\nallow = [\"http://x\"]",
         "gateway.toml:2: [egress] allow: 'http://x' is neither a host name, an IP address nor a network such as 10.0.0.0/8",
     );

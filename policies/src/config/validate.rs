@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Config, SecretRef};
-use crate::{bind::BindMode, ssrf::EgressAllow};
+use crate::{bind::BindMode, quota::Calendar, ssrf::EgressAllow};
 
 /// A problem's section, the keys that it may stem from, and the message.
 pub(super) type Found = (&'static str, &'static [&'static str], String);
@@ -18,6 +18,7 @@ pub(super) fn problems(config: &Config) -> Vec<Found> {
         egress(config),
         database(config),
         ledger(config),
+        time_zone(config),
     ]
     .into_iter()
     .flatten()
@@ -61,6 +62,12 @@ fn auth(config: &Config) -> Option<Found> {
 fn ledger(config: &Config) -> Option<Found> {
     let (batch, queue) = (config.ledger.batch, config.ledger.queue);
     not_more("ledger", &["batch", "queue"], batch as u64, queue as u64)
+}
+
+fn time_zone(config: &Config) -> Option<Found> {
+    Calendar::new(&config.quota.time_zone)
+        .err()
+        .map(|error| ("quota", &["time_zone"][..], error.to_string()))
 }
 
 fn not_more(section: &'static str, keys: &'static [&'static str; 2], smaller: u64, greater: u64) -> Option<Found> {

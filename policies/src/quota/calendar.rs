@@ -110,18 +110,43 @@ mod tests {
     #[test]
     fn days_and_months_begin_by_the_clock_of_the_time_zone() {
         let november = ["2026-11-01T00:00:00Z", "2026-12-01T00:00:00Z"];
-        check("UTC", "2026-11-21T10:00:00Z", ["2026-11-21T00:00:00Z", "2026-11-22T00:00:00Z"], november);
+        check(
+            "UTC",
+            "2026-11-21T10:00:00Z",
+            ["2026-11-21T00:00:00Z", "2026-11-22T00:00:00Z"],
+            november,
+        );
         let shanghai = ["2026-10-31T16:00:00Z", "2026-11-30T16:00:00Z"];
-        check("Asia/Shanghai", "2026-11-21T16:00:00Z", ["2026-11-21T16:00:00Z", "2026-11-22T16:00:00Z"], shanghai);
-        check("Asia/Shanghai", "2026-11-21T15:59:59.999Z", ["2026-11-20T16:00:00Z", "2026-11-21T16:00:00Z"], shanghai);
+        check(
+            "Asia/Shanghai",
+            "2026-11-21T16:00:00Z",
+            ["2026-11-21T16:00:00Z", "2026-11-22T16:00:00Z"],
+            shanghai,
+        );
+        check(
+            "Asia/Shanghai",
+            "2026-11-21T15:59:59.999Z",
+            ["2026-11-20T16:00:00Z", "2026-11-21T16:00:00Z"],
+            shanghai,
+        );
     }
 
     #[test]
     fn a_day_on_which_clocks_change_is_longer_or_shorter() {
         let october = ["2026-09-30T22:00:00Z", "2026-10-31T23:00:00Z"];
-        check("Europe/Berlin", "2026-10-25T12:00:00Z", ["2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z"], october);
+        check(
+            "Europe/Berlin",
+            "2026-10-25T12:00:00Z",
+            ["2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z"],
+            october,
+        );
         let march = ["2026-02-28T23:00:00Z", "2026-03-31T22:00:00Z"];
-        check("Europe/Berlin", "2026-03-29T12:00:00Z", ["2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z"], march);
+        check(
+            "Europe/Berlin",
+            "2026-03-29T12:00:00Z",
+            ["2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z"],
+            march,
+        );
     }
 
     #[test]
