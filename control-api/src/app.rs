@@ -21,7 +21,9 @@ use crate::error::ApiError;
 use crate::keys::MasterKeys;
 use crate::password::Passwords;
 use crate::write::Write;
-use crate::{Clock, ControlConfig, home, login, meta, openapi, provider_keys, proxy_tokens, tokens, usage, users};
+use crate::{
+    Clock, ControlConfig, home, login, meta, openapi, provider_keys, proxy_tokens, quotas, tokens, usage, users,
+};
 
 /// The control plane. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -166,6 +168,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .merge(tokens::routes())
         .merge(provider_keys::routes())
         .merge(proxy_tokens::routes())
+        .merge(quotas::routes())
         .merge(usage::routes())
         .merge(audit::routes())
         .merge(meta::routes())

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ace_policies::config::Config;
+use ace_policies::quota::{Calendar, UnknownTimeZone};
 use ace_policies::ssrf::{EgressAllow, EgressError};
 
 /// The settings of the control plane.
@@ -19,6 +20,8 @@ pub struct ControlConfig {
     pub token_ttl: Duration,
     /// The longest life of a proxy token that may be asked for.
     pub token_ttl_max: Duration,
+    /// By which days and months of limits and sums begin.
+    pub calendar: Calendar,
     /// Private hosts and networks that a provider key's base URL may name.
     pub egress: EgressAllow,
     /// Certificates to trust besides the system's when a provider key is tried out, in PEM.
@@ -31,7 +34,7 @@ pub struct ControlConfig {
 
 impl ControlConfig {
     /// Takes the control plane's part of the configuration. `ca_pem` is the content of `upstream.ca_file`.
-    pub fn new(config: &Config, ca_pem: Option<Vec<u8>>) -> Result<Self, EgressError> {
+    pub fn new(config: &Config, ca_pem: Option<Vec<u8>>) -> Result<Self, ControlConfigError> {
         Ok(Self {
             login_max_failures: config.login.max_failures,
             login_window: Duration::from_secs(config.login.window_s),
@@ -39,10 +42,20 @@ impl ControlConfig {
             login_ttl: Duration::from_secs(config.login.session_ttl_s),
             token_ttl: Duration::from_secs(config.auth.token_ttl_s),
             token_ttl_max: Duration::from_secs(config.auth.token_ttl_max_s),
+            calendar: Calendar::new(&config.quota.time_zone)?,
             egress: EgressAllow::parse(&config.egress.allow)?,
             ca_pem,
             request_timeout: Duration::from_millis(config.timeouts.control),
             drain: Duration::from_millis(config.timeouts.drain),
         })
     }
+}
+
+/// What of the configuration cannot be used. The text names the key.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlConfigError {
+    #[error("[egress] allow: {0}")]
+    Egress(#[from] EgressError),
+    #[error("[quota] time_zone: {0}")]
+    TimeZone(#[from] UnknownTimeZone),
 }

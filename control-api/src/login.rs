@@ -3,7 +3,7 @@
 use ace_policies::access::{Action, Standing};
 use ace_policies::edge::EdgeHeaders;
 use ace_policies::secret::{self, TokenKind};
-use ace_policies::{TenantId, UserId};
+use ace_policies::{TenantId, UserId, quota};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -18,6 +18,7 @@ use crate::audit::{Entry, act};
 use crate::body::{Body, SecretText};
 use crate::error::ApiError;
 use crate::lockout::Attempt;
+use crate::quotas::{self, LimitState};
 use crate::users::{self, User};
 use crate::visitor::{COOKIE, Origin, Visitor, refuse_other_sites};
 use crate::write::{Topic, Write};
@@ -55,6 +56,9 @@ struct Account {
     #[serde(skip_serializing_if = "Option::is_none")]
     success: Option<bool>,
     user: User,
+    /// Every limit of the user, and what is left of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quota: Option<Vec<LimitState>>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -141,13 +145,20 @@ async fn check(State(app): State<App>, visitor: Result<Visitor, ApiError>) -> Re
     }
 }
 
-/// Shows the caller's own account.
+/// Shows the caller's own account, with limits and what is left of them.
 #[utoipa::path(get, path = "/api/auth/me", tag = "auth", responses((status = 200, body = Account)))]
 async fn me(State(app): State<App>, visitor: Visitor) -> Result<Json<Account>, ApiError> {
     visitor.permit(&app, Action::AccountRead, &Standing::default()).await?;
+    let user = visitor.actor.user;
+    let mut connection = app.db().read.acquire().await?;
+    let calendar = &app.config().calendar;
+    let quota = quotas::states(&mut connection, quota::Account::User(user), calendar, app.now()).await?;
+    // Given back before the next is asked for: a pool may hold no more than one.
+    drop(connection);
     Ok(Json(Account {
         success: None,
-        user: users::by_id(&app, visitor.actor.user).await?,
+        user: users::by_id(&app, user).await?,
+        quota: Some(quota),
     }))
 }
 
@@ -220,6 +231,7 @@ async fn enter(
         Json(Account {
             success: Some(true),
             user,
+            quota: None,
         }),
         &cookie,
     ))

@@ -4,12 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ace_control_api::ControlConfig;
 use ace_control_api::keys::{self, Generate, KeyError, KeyMaterial, MasterKeys};
+use ace_control_api::{ControlConfig, ControlConfigError};
 use ace_migrations::{Engine, Options};
 use ace_policies::Secret;
 use ace_policies::config::{Config, ConfigError, SecretRef};
-use ace_policies::ssrf::EgressError;
 
 /// The configuration file in a folder.
 const FILE: &str = "gateway.toml";
@@ -35,8 +34,8 @@ pub enum SettingsError {
     Secret(&'static str, String),
     #[error(transparent)]
     Key(#[from] KeyError),
-    #[error("[egress] allow: {0}")]
-    Egress(#[from] EgressError),
+    #[error(transparent)]
+    Control(#[from] ControlConfigError),
 }
 
 impl Settings {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use ace_migrations::testing::{TestDatabase, test_databases};
+use ace_policies::quota::Calendar;
 use ace_policies::secret::{self, TokenKind};
 use ace_policies::ssrf::EgressAllow;
 use ace_policies::vault::MasterKey;
@@ -70,6 +71,7 @@ pub(crate) fn config() -> ControlConfig {
         login_ttl: Duration::from_secs(43_200),
         token_ttl: Duration::from_secs(300),
         token_ttl_max: Duration::from_secs(300),
+        calendar: Calendar::utc(),
         egress: EgressAllow::default(),
         ca_pem: None,
         request_timeout: Duration::from_secs(30),
@@ -182,6 +184,10 @@ impl Client {
 
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.json("POST", path, body).await
+    }
+
+    pub async fn put(&self, path: &str, body: Value) -> Answer {
+        self.json("PUT", path, body).await
     }
 
     pub async fn patch(&self, path: &str, body: Value) -> Answer {

@@ -18,6 +18,8 @@ pub(crate) enum Topic {
     Auth,
     /// Provider keys and signing keys.
     Keys,
+    /// Limits.
+    Quota,
 }
 
 impl Topic {
@@ -25,6 +27,7 @@ impl Topic {
         match self {
             Self::Auth => "auth",
             Self::Keys => "keys",
+            Self::Quota => "quota",
         }
     }
 }

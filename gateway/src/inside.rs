@@ -28,8 +28,7 @@ pub async fn open_control_api(
         .map(std::fs::read)
         .transpose()
         .map_err(|error| Failure::Config(format!("[upstream] ca_file: {error}")))?;
-    let control =
-        ControlConfig::new(config, ca_pem).map_err(|error| Failure::Config(format!("[egress] allow: {error}")))?;
+    let control = ControlConfig::new(config, ca_pem).map_err(|error| Failure::Config(error.to_string()))?;
     let app = App::open(db.clone(), keys, control, Clock::System)
         .await
         .map_err(|error| Failure::Control(error.to_string()))?;

@@ -81,6 +81,8 @@ CREATE TABLE quota_events (
     UNIQUE (account_kind, account_id, limit_name, period_start, percent, maximum)
 ) STRICT;
 
+CREATE INDEX quota_events_by_time ON quota_events (at, id);
+
 -- Sums of the ledger, kept by the same transactions. Absent: '' and 0.
 CREATE TABLE usage_hourly (
     hour_start            INTEGER NOT NULL,

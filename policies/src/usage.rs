@@ -105,6 +105,16 @@ impl Source {
             Self::None => "none",
         }
     }
+
+    /// Whether some of the figures are ours and not the provider's.
+    pub const fn is_estimated(self) -> bool {
+        matches!(self, Self::Partial | Self::Estimated)
+    }
+}
+
+/// Whether a request counts as an error in sums: it was answered with an error, or something went wrong on the way.
+pub const fn is_error(status: u16, error_kind: Option<&str>) -> bool {
+    status >= 400 || error_kind.is_some()
 }
 
 /// The name is not one of the usage sources.
@@ -162,6 +172,14 @@ mod tests {
         };
         assert_eq!((absurd + absurd).total(), u64::MAX);
         assert!(Usage::default().is_zero());
+    }
+
+    #[test]
+    fn an_error_is_told_by_its_status_or_its_kind() {
+        assert!(!is_error(200, None));
+        assert!(!is_error(101, None));
+        assert!(is_error(400, None));
+        assert!(is_error(200, Some("upstream_reset")), "it broke off after its head");
     }
 
     #[test]

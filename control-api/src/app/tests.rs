@@ -97,6 +97,22 @@ const MATRIX: &[Line] = &[
         || json!({}),
         [401, 200, 200],
     ),
+    ("GET", "/api/quota/me", "/api/quota/me", NONE, [401, 200, 200]),
+    (
+        "GET",
+        "/api/quota/{kind}/{id}",
+        "/api/quota/tenants/1",
+        NONE,
+        [401, 404, 200],
+    ),
+    (
+        "PUT",
+        "/api/quota/{kind}/{id}",
+        "/api/quota/tenants/1",
+        || json!({ "limits": { "tokens_per_day": null } }),
+        [401, 403, 200],
+    ),
+    ("GET", "/api/quota/events", "/api/quota/events", NONE, [401, 200, 200]),
     (
         "GET",
         "/api/usage/requests",

@@ -1,6 +1,8 @@
 //! PATCH and DELETE /api/remote/api-keys/{id}.
 
+use ace_policies::KeyId;
 use ace_policies::access::{Action, Standing};
+use ace_policies::quota::Account;
 use ace_policies::secret;
 use ace_policies::vault::Sealed;
 use axum::Json;
@@ -15,6 +17,7 @@ use crate::body::{At, Body, SecretText, settable};
 use crate::chance;
 use crate::error::ApiError;
 use crate::login::Done;
+use crate::quotas;
 use crate::visitor::Visitor;
 use crate::when::When;
 use crate::write::{Topic, Write};
@@ -89,6 +92,7 @@ pub(super) async fn delete(State(app): State<App>, visitor: Visitor, At(id): At<
         .bind(id)
         .execute(write.sql())
         .await?;
+    quotas::forget(&mut write, Account::ProviderKey(KeyId(id))).await?;
     write
         .target(format_args!("api_key:{id}"))
         .before(&before)?

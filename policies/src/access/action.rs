@@ -190,9 +190,9 @@ actions! {
     /// Asks why a request is or is not allowed.
     Explain = "explain", SystemAdmin, Read;
 
-    /// Reads a user's limits and what is left of them.
+    /// Reads the limits of a user and what is left of them, for a system admin also those of others than users.
     QuotaRead = "quota.read", Owner, Read;
-    /// Sets a user's limits.
+    /// Sets the limits of a user, tenant, session, machine or provider key.
     QuotaUpdate = "quota.update", SystemAdmin, Full;
     /// Reads usage sums of a user, for a system admin of all.
     UsageRead = "usage.read", Owner, Read;

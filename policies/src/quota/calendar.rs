@@ -41,6 +41,11 @@ impl Calendar {
         Self(TimeZone::UTC)
     }
 
+    /// The IANA name of its time zone.
+    pub fn time_zone(&self) -> &str {
+        self.0.iana_name().unwrap_or("UTC")
+    }
+
     /// The day that a moment falls into.
     pub fn day(&self, at_ms: i64) -> Day {
         let at = Timestamp::from_millisecond(at_ms).unwrap_or_default();
@@ -162,5 +167,8 @@ mod tests {
     fn an_unknown_zone_says_what_would_do() {
         let error = Calendar::new("Mars/Olympus").unwrap_err().to_string();
         assert!(error.contains("Mars/Olympus") && error.contains("IANA"), "{error}");
+        for known in ["UTC", "Asia/Shanghai"] {
+            assert_eq!(Calendar::new(known).unwrap().time_zone(), known);
+        }
     }
 }
