@@ -24,6 +24,7 @@ mod proxy_tokens;
 mod quotas;
 mod rewrap;
 mod serve;
+mod sheet;
 mod signing_keys;
 mod tokens;
 mod usage;

@@ -1,7 +1,7 @@
 //! Lists in pages, by key and not by number: a page costs the same however far down it is, and nothing is shown twice
 //! because something was added meanwhile.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
@@ -20,13 +20,13 @@ pub(crate) const MAX_LIMIT: i64 = 500;
 
 /// The number of rows asked for, within its bounds.
 pub(crate) fn limit(asked: Option<i64>) -> Result<i64, ApiError> {
-    match asked.unwrap_or(DEFAULT_LIMIT) {
-        limit @ 1..=MAX_LIMIT => Ok(limit),
-        _ => Err(ApiError::field(
-            "limit",
-            format_args!("must be between 1 and {MAX_LIMIT}"),
-        )),
-    }
+    limit_of(asked.unwrap_or(DEFAULT_LIMIT), MAX_LIMIT)
+}
+
+/// The number of rows, when it is within bounds of its own.
+pub(crate) fn limit_of(asked: i64, max: i64) -> Result<i64, ApiError> {
+    let problem = || ApiError::field("limit", format_args!("must be between 1 and {max}"));
+    (1..=max).contains(&asked).then_some(asked).ok_or_else(problem)
 }
 
 /// Where a page ended: the sort key and id of its last row. Opaque to clients.
@@ -56,9 +56,15 @@ impl FromStr for Cursor {
     }
 }
 
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.key, self.id)
+    }
+}
+
 impl Serialize for Cursor {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}.{}", self.key, self.id))
+        serializer.collect_str(self)
     }
 }
 
@@ -124,6 +130,19 @@ impl Filter {
         self.clause(format_args!("{columns} < (${}, ${last})", last - 1))
     }
 
+    /// Goes on above a row: `columns` are what is sorted by, smallest first, and `values` the row's.
+    pub fn above(&mut self, columns: &[&'static str], values: Vec<Value>) -> &mut Self {
+        let first = self.values.len() + 1;
+        self.values.extend(values);
+        let places: Vec<_> = (first..=self.values.len()).map(|place| format!("${place}")).collect();
+        self.clause(format_args!("({}) > ({})", columns.join(", "), places.join(", ")))
+    }
+
+    /// The WHERE itself, with `$1` for the first value; empty where everything is asked for.
+    pub fn clauses(&self) -> &str {
+        &self.clauses
+    }
+
     /// Fetches one page, and looks one row further to tell whether there are more.
     pub async fn page(
         &self,
@@ -132,10 +151,15 @@ impl Filter {
         order: &'static str,
         limit: i64,
     ) -> Result<Rows, sqlx::Error> {
-        let clauses = &self.clauses;
-        // Every part of the text is a constant of ours; values are bound.
-        let sql = AssertSqlSafe(format!("{select} {clauses} ORDER BY {order} LIMIT {}", limit + 1));
-        let query = self.values.iter().fold(sqlx::query(sql), |query, value| match value {
+        let sql = format!("{select} {} ORDER BY {order} LIMIT {}", self.clauses, limit + 1);
+        self.rows(pool, sql, limit).await
+    }
+
+    /// Fetches the rows of a statement that has the [`clauses`](Self::clauses) in it and looks one row further than `limit`. Every part
+    /// of its text must be a constant of ours; values are bound.
+    pub async fn rows(&self, pool: &AnyPool, sql: String, limit: i64) -> Result<Rows, sqlx::Error> {
+        let query = sqlx::query(AssertSqlSafe(sql));
+        let query = self.values.iter().fold(query, |query, value| match value {
             Value::Number(number) => query.bind(*number),
             Value::Text(text) => query.bind(text.clone()),
         });
@@ -176,6 +200,11 @@ mod tests {
             .and_if("provider =", None::<&str>)
             .below("(at, id)", Some(Cursor { key: 1, id: 2 }));
         assert_eq!(filter.clauses, "WHERE user_id = $1 AND (at, id) < ($2, $3)");
+        filter.above(
+            &["day_start", "model"],
+            vec![Value::Number(1), Value::Text("m".to_owned())],
+        );
+        assert!(filter.clauses.ends_with(" AND (day_start, model) > ($4, $5)"));
     }
 
     #[test]

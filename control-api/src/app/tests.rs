@@ -113,6 +113,7 @@ const MATRIX: &[Line] = &[
         [401, 403, 200],
     ),
     ("GET", "/api/quota/events", "/api/quota/events", NONE, [401, 200, 200]),
+    ("GET", "/api/usage", "/api/usage", NONE, [401, 200, 200]),
     (
         "GET",
         "/api/usage/requests",

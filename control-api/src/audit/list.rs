@@ -2,8 +2,7 @@
 
 use ace_policies::access::{Action, Standing};
 use axum::Json;
-use axum::extract::State;
-use axum::http::header;
+use axum::extract::{OriginalUri, State};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -17,6 +16,7 @@ use crate::App;
 use crate::body::Params;
 use crate::error::ApiError;
 use crate::page::{self, Cursor, Filter};
+use crate::sheet::{self, Format};
 use crate::visitor::Visitor;
 use crate::when::When;
 
@@ -26,6 +26,22 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 
 const SELECT: &str = "SELECT id, at, actor_user_id, actor_name, tenant_id, action, target, before, after, ip, \
                       request_id, result FROM audit_log";
+
+/// The fields of an entry, in the order of a table's columns.
+const COLUMNS: [&str; 12] = [
+    "id",
+    "at",
+    "actor_user_id",
+    "actor",
+    "tenant_id",
+    "action",
+    "target",
+    "before",
+    "after",
+    "ip",
+    "request_id",
+    "result",
+];
 
 /// What of the audit log is asked for.
 #[derive(Deserialize, IntoParams)]
@@ -43,17 +59,9 @@ struct Query {
     /// The `next` of the page before.
     after: Option<Cursor>,
     limit: Option<i64>,
-    /// `json` (the default) or `csv`.
+    /// `json` (the default) or `csv`. The header `link` of a CSV names its next page.
     #[serde(default)]
     format: Format,
-}
-
-#[derive(Default, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-enum Format {
-    #[default]
-    Json,
-    Csv,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -84,7 +92,12 @@ struct Listed {
 
 /// Lists what people and programs did, newest first.
 #[utoipa::path(get, path = "/api/audit", tag = "audit", params(Query), responses((status = 200, body = Page)))]
-async fn list(State(app): State<App>, visitor: Visitor, Params(query): Params<Query>) -> Result<Response, ApiError> {
+async fn list(
+    State(app): State<App>,
+    visitor: Visitor,
+    OriginalUri(uri): OriginalUri,
+    Params(query): Params<Query>,
+) -> Result<Response, ApiError> {
     visitor.permit(&app, Action::AuditRead, &Standing::default()).await?;
     let mut filter = Filter::default();
     filter
@@ -109,7 +122,10 @@ async fn list(State(app): State<App>, visitor: Visitor, Params(query): Params<Qu
     });
     match query.format {
         Format::Json => Ok(Json(Page { entries, next }).into_response()),
-        Format::Csv => Ok(csv(&entries)),
+        Format::Csv => {
+            let next = next.map(|next| sheet::next_page(&uri, &next.to_string()));
+            sheet::answer("audit", &COLUMNS, &entries, next)
+        }
     }
 }
 
@@ -133,57 +149,5 @@ impl Listed {
             request_id: row.try_get("request_id")?,
             result: row.try_get("result")?,
         })
-    }
-}
-
-/// One page as a table. The entries' own texts are all in it, so a sheet needs no second question.
-fn csv(entries: &[Listed]) -> Response {
-    let mut table =
-        "id,at,actor_user_id,actor,tenant_id,action,target,before,after,ip,request_id,result\r\n".to_owned();
-    for entry in entries {
-        let number = |number: Option<i64>| number.map(|number| number.to_string()).unwrap_or_default();
-        let json = |json: &Option<Box<RawValue>>| json.as_ref().map_or(String::new(), |json| json.get().to_owned());
-        let at = serde_json::to_string(&entry.at).unwrap_or_default();
-        let cells = [
-            entry.id.to_string(),
-            at.trim_matches('"').to_owned(),
-            number(entry.actor_user_id),
-            entry.actor.clone(),
-            number(entry.tenant_id),
-            entry.action.clone(),
-            entry.target.clone(),
-            json(&entry.before),
-            json(&entry.after),
-            entry.ip.clone(),
-            entry.request_id.clone(),
-            entry.result.clone(),
-        ];
-        table.push_str(&cells.map(|cell| quoted(&cell)).join(","));
-        table.push_str("\r\n");
-    }
-    ([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], table).into_response()
-}
-
-/// Quotes a cell, and keeps a sheet from taking it for a formula.
-fn quoted(cell: &str) -> String {
-    let guard = if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
-        "'"
-    } else {
-        ""
-    };
-    format!("\"{guard}{}\"", cell.replace('"', "\"\""))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sheet_takes_no_cell_for_a_formula() {
-        assert_eq!(quoted("plain"), "\"plain\"");
-        assert_eq!(quoted("say \"hi\""), "\"say \"\"hi\"\"\"");
-        for formula in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1"] {
-            assert_eq!(quoted(formula), format!("\"'{formula}\""));
-        }
     }
 }

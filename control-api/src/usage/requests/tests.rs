@@ -128,3 +128,52 @@ async fn pages_neither_skip_nor_repeat_what_started_at_once() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_table_of_requests_has_every_field_and_pages_of_its_own() {
+    for world in busy_worlds().await {
+        let admin = world.admin().await;
+        let json = admin.get("/api/usage/requests?limit=1").await.ok();
+        let table = admin.get("/api/usage/requests?format=csv").await.ok();
+        let mut fields: Vec<_> = json.json["requests"][0]
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let header: Vec<_> = table.text.lines().next().unwrap().split(',').collect();
+        fields.sort_by_key(|field| header.iter().position(|column| column == field));
+        assert_eq!(header, fields);
+        assert_eq!(table.text.lines().count(), 6);
+        let part = admin
+            .get("/api/usage/requests?format=csv&limit=2&status=2xx")
+            .await
+            .ok();
+        assert_eq!(
+            part.header("link"),
+            "</api/usage/requests?format=csv&limit=2&status=2xx&after=1769860860000.2>; rel=\"next\""
+        );
+        admin
+            .get("/api/usage/requests?format=csv&limit=10001")
+            .await
+            .refused(400, "invalid_field");
+    }
+}
+
+#[tokio::test]
+async fn what_a_request_cost_is_shown_with_its_price() {
+    for world in busy_worlds().await {
+        let settle = "UPDATE request_ledger SET cost_micro_usd = 1234, price = 'claude-*', service_tier = 'batch', charged_requests = 1 WHERE id = 5";
+        sqlx::query(settle).execute(&world.database.db.write).await.unwrap();
+        let page = world.admin().await.get("/api/usage/requests?limit=1").await.ok();
+        let request = &page.json["requests"][0];
+        assert_eq!(
+            (&request["cost_micro_usd"], &request["charged_requests"]),
+            (&json!(1234), &json!(1))
+        );
+        assert_eq!(
+            (&request["price"], &request["service_tier"]),
+            (&json!("claude-*"), &json!("batch"))
+        );
+    }
+}

@@ -1,32 +1,29 @@
-//! The request log: what went through the gateway. Read here, written by the gateway alone.
+//! GET /api/usage/requests.
 
 use ace_policies::UserId;
 use ace_policies::access::{Action, Role, Standing};
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{OriginalUri, State};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 use utoipa::{IntoParams, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
+use super::Tokens;
 use crate::App;
 use crate::body::Params;
 use crate::error::ApiError;
 use crate::page::{self, Cursor, Filter};
+use crate::sheet::{self, Format, MAX_ROWS};
 use crate::visitor::Visitor;
 use crate::when::When;
-
-pub(crate) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(requests))
-}
 
 /// Which requests are asked for.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct Query {
+pub(super) struct Query {
     /// Left out: an admin sees all, others their own.
     user_id: Option<i64>,
     session_id: Option<String>,
@@ -40,11 +37,15 @@ struct Query {
     to: Option<When>,
     /// The `next` of the page before.
     after: Option<Cursor>,
+    /// At most 500 and 50 when left out; of a CSV at most 10000, and 10000 when left out.
     limit: Option<i64>,
+    /// `json` (the default) or `csv`. The header `link` of a CSV names its next page.
+    #[serde(default)]
+    format: Format,
 }
 
 #[derive(Serialize, ToSchema)]
-struct Page {
+pub(super) struct Page {
     success: bool,
     requests: Vec<Request>,
     /// Give it as `after` for the next page; absent on the last.
@@ -76,6 +77,13 @@ struct Request {
     tokens: Tokens,
     /// Where the token counts come from: `provider`, `partial`, `estimated` or `none`.
     usage_source: String,
+    /// Millionths of a US dollar.
+    cost_micro_usd: i64,
+    /// The entry of the price table by which the cost was reckoned.
+    price: Option<String>,
+    service_tier: Option<String>,
+    /// 0 where it never reached a provider, or came back as an error that cost nothing.
+    charged_requests: i64,
     streamed: bool,
     ttfb_ms: Option<i64>,
     duration_ms: i64,
@@ -85,30 +93,60 @@ struct Request {
     gateway_id: String,
 }
 
-/// Tokens by class. The input classes are disjoint; reasoning is a part of output, audio of input and output.
-#[derive(Serialize, ToSchema)]
-struct Tokens {
-    input_tokens: i64,
-    cache_read_tokens: i64,
-    cache_write_5m_tokens: i64,
-    cache_write_1h_tokens: i64,
-    output_tokens: i64,
-    reasoning_tokens: i64,
-    audio_input_tokens: i64,
-    audio_output_tokens: i64,
-    total_tokens: i64,
-}
+/// The fields of a request, in the order of a table's columns.
+const COLUMNS: [&str; 38] = [
+    "id",
+    "request_id",
+    "started_at",
+    "tenant_id",
+    "user_id",
+    "username",
+    "session_id",
+    "machine_id",
+    "tool",
+    "provider",
+    "api_key_id",
+    "method",
+    "path",
+    "model_asked",
+    "model_served",
+    "status",
+    "error_kind",
+    "input_tokens",
+    "cache_read_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "total_tokens",
+    "usage_source",
+    "cost_micro_usd",
+    "price",
+    "service_tier",
+    "charged_requests",
+    "streamed",
+    "ttfb_ms",
+    "duration_ms",
+    "bytes_in",
+    "bytes_out",
+    "upstream_request_id",
+    "gateway_id",
+];
 
 const SELECT: &str = "SELECT request_ledger.*, users.username FROM request_ledger
                       LEFT JOIN users ON users.id = request_ledger.user_id";
 
 /// Lists requests, newest first.
-#[utoipa::path(get, path = "/api/usage/requests", tag = "usage", params(Query), responses((status = 200, body = Page)))]
-async fn requests(
+#[utoipa::path(get, path = "/api/usage/requests", tag = "usage", params(Query), responses((status = 200, body = Page),
+    (status = 400, body = crate::error::ErrorBody)))]
+pub(super) async fn requests(
     State(app): State<App>,
     visitor: Visitor,
+    OriginalUri(uri): OriginalUri,
     Params(query): Params<Query>,
-) -> Result<Json<Page>, ApiError> {
+) -> Result<Response, ApiError> {
     let all = visitor.actor.role == Role::Admin && query.user_id.is_none();
     let owner = query.user_id.map_or(visitor.actor.user, UserId);
     visitor
@@ -135,19 +173,26 @@ async fn requests(
         .and_if("started_at <", query.to.map(|to| to.0))
         .below("(started_at, request_ledger.id)", query.after);
     let order = "started_at DESC, request_ledger.id DESC";
-    let found = filter
-        .page(&app.db().read, SELECT, order, page::limit(query.limit)?)
-        .await?;
+    let limit = match query.format {
+        Format::Json => page::limit(query.limit)?,
+        Format::Csv => page::limit_of(query.limit.unwrap_or(MAX_ROWS), MAX_ROWS)?,
+    };
+    let found = filter.page(&app.db().read, SELECT, order, limit).await?;
     let requests = found.rows.iter().map(Request::read).collect::<Result<Vec<_>, _>>()?;
     let next = requests.last().filter(|_| found.more).map(|last| Cursor {
         key: last.started_at.0,
         id: last.id,
     });
+    if query.format == Format::Csv {
+        let next = next.map(|next| sheet::next_page(&uri, &next.to_string()));
+        return sheet::answer("requests", &COLUMNS, &requests, next);
+    }
     Ok(Json(Page {
         success: true,
         requests,
         next,
-    }))
+    })
+    .into_response())
 }
 
 /// The range of statuses that `429` or `4xx` stands for.
@@ -188,6 +233,10 @@ impl Request {
             error_kind: row.try_get("error_kind")?,
             tokens: Tokens::read(row)?,
             usage_source: row.try_get("usage_source")?,
+            cost_micro_usd: row.try_get("cost_micro_usd")?,
+            price: row.try_get("price")?,
+            service_tier: row.try_get("service_tier")?,
+            charged_requests: row.try_get("charged_requests")?,
             streamed: row.try_get::<i64, _>("streamed")? != 0,
             ttfb_ms: row.try_get("ttfb_ms")?,
             duration_ms: row.try_get("duration_ms")?,
@@ -196,25 +245,6 @@ impl Request {
             upstream_request_id: row.try_get("upstream_request_id")?,
             gateway_id: row.try_get("gateway_id")?,
         })
-    }
-}
-
-impl Tokens {
-    fn read(row: &AnyRow) -> Result<Self, sqlx::Error> {
-        let mut tokens = Self {
-            input_tokens: row.try_get("input_tokens")?,
-            cache_read_tokens: row.try_get("cache_read_tokens")?,
-            cache_write_5m_tokens: row.try_get("cache_write_5m_tokens")?,
-            cache_write_1h_tokens: row.try_get("cache_write_1h_tokens")?,
-            output_tokens: row.try_get("output_tokens")?,
-            reasoning_tokens: row.try_get("reasoning_tokens")?,
-            audio_input_tokens: row.try_get("audio_input_tokens")?,
-            audio_output_tokens: row.try_get("audio_output_tokens")?,
-            total_tokens: 0,
-        };
-        let cached = tokens.cache_read_tokens + tokens.cache_write_5m_tokens + tokens.cache_write_1h_tokens;
-        tokens.total_tokens = tokens.input_tokens + cached + tokens.output_tokens;
-        Ok(tokens)
     }
 }
 
