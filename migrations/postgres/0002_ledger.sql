@@ -83,7 +83,7 @@ CREATE TABLE quota_events (
 
 CREATE INDEX quota_events_by_time ON quota_events (at, id);
 
--- Sums of the ledger, kept by the same transactions. Absent: '' and 0.
+-- Sums of the ledger, kept by the same transactions. Absent: '' and 0. In the keys, what is rarely asked for comes last.
 CREATE TABLE usage_hourly (
     hour_start            BIGINT NOT NULL,
     tenant_id             BIGINT NOT NULL,
@@ -106,7 +106,7 @@ CREATE TABLE usage_hourly (
     cost_micro_usd        BIGINT NOT NULL,
     ttfb_ms               BIGINT NOT NULL,
     duration_ms           BIGINT NOT NULL,
-    PRIMARY KEY (hour_start, tenant_id, user_id, machine_id, provider, api_key_id, model)
+    PRIMARY KEY (hour_start, user_id, model, provider, api_key_id, machine_id, tenant_id)
 );
 
 CREATE INDEX usage_hourly_by_user ON usage_hourly (user_id, hour_start);
@@ -134,7 +134,7 @@ CREATE TABLE usage_daily (
     cost_micro_usd        BIGINT NOT NULL,
     ttfb_ms               BIGINT NOT NULL,
     duration_ms           BIGINT NOT NULL,
-    PRIMARY KEY (day_start, tenant_id, user_id, session_id, machine_id, provider, api_key_id, model)
+    PRIMARY KEY (day_start, user_id, model, provider, api_key_id, machine_id, session_id, tenant_id)
 );
 
 CREATE INDEX usage_daily_by_user ON usage_daily (user_id, day_start);

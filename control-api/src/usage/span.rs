@@ -25,14 +25,35 @@ pub(super) enum Resolution {
 }
 
 impl Resolution {
-    /// The table of the sums, and its column of time.
-    pub const fn table(self) -> (&'static str, &'static str) {
+    /// The table of the sums, and its key in order.
+    pub const fn table(self) -> (&'static str, &'static [&'static str]) {
         match self {
-            Self::Day => ("usage_daily", "day_start"),
-            Self::Hour => ("usage_hourly", "hour_start"),
+            Self::Day => ("usage_daily", &DAILY_KEY),
+            Self::Hour => ("usage_hourly", &HOURLY_KEY),
         }
     }
 }
+
+const DAILY_KEY: [&str; 8] = [
+    "day_start",
+    "user_id",
+    "model",
+    "provider",
+    "api_key_id",
+    "machine_id",
+    "session_id",
+    "tenant_id",
+];
+
+const HOURLY_KEY: [&str; 7] = [
+    "hour_start",
+    "user_id",
+    "model",
+    "provider",
+    "api_key_id",
+    "machine_id",
+    "tenant_id",
+];
 
 /// A span of time: `from` is in it, `to` is not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ToSchema)]

@@ -343,11 +343,11 @@ async fn quarter(world: &World) {
     for insert in [
         "INSERT INTO usage_hourly
          WITH RECURSIVE g (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM g WHERE n < 299999)
-         SELECT $1 - (n / 139) * 3600000, 1, n % 139, 'm' || n % 20, 'anthropic', n % 5, 'model-' || n % 7,
+         SELECT $1 - (n / 139) * CAST(3600000 AS BIGINT), 1, n % 139, 'm' || n % 20, 'anthropic', n % 5, 'model-' || n % 7,
                 30, 1, 2, 1000, 20000, 300, 40, 500, 60, 0, 0, 15000, 12000, 60000 FROM g",
         "INSERT INTO usage_daily
          WITH RECURSIVE g (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM g WHERE n < 299999)
-         SELECT $1 - (n / 3333) * 86400000, 1, n % 200, '00000000-0000-0000-0000-00000' || (1000000 + n / 7), 'm' || n % 20,
+         SELECT $1 - (n / 3333) * CAST(86400000 AS BIGINT), 1, n % 200, '00000000-0000-0000-0000-00000' || (1000000 + n / 7), 'm' || n % 20,
                 'anthropic', n % 5, 'model-' || n % 7, 30, 1, 2, 1000, 20000, 300, 40, 500, 60, 0, 0, 15000, 12000, 60000 FROM g",
     ] {
         let at = if insert.contains("hourly") { NOON } else { TODAY };
@@ -380,17 +380,15 @@ async fn aggregates_of_ten_million_requests_take_less_than_a_tenth_of_a_second()
             "group_by=model&from=2025-10-01T00:00:00Z",
         ] {
             let mut times = Vec::new();
-            for _ in 0..7 {
+            for _ in 0..9 {
                 let started = std::time::Instant::now();
                 ask(&admin, query).await.ok();
                 times.push(started.elapsed());
             }
             times.sort();
-            println!(
-                "{:8} {query:45} median {:?}",
-                world.database.engine().as_str(),
-                times[3]
-            );
+            let engine = world.database.engine().as_str();
+            let (best, median) = (times[0].as_millis(), times[4].as_millis());
+            println!("{engine:8} {query:45} best {best:>4} ms, median {median:>4} ms");
         }
     }
 }
