@@ -12,6 +12,7 @@ pub mod denied;
 pub mod edge;
 pub mod hygiene;
 pub mod id;
+pub mod price;
 pub mod provider;
 pub mod quota;
 pub mod secret;

@@ -12,6 +12,7 @@ mod setting;
 mod sources;
 mod validate;
 
+pub(crate) use problem::did_you_mean;
 pub use problem::{ConfigError, Origin, Problem};
 pub use secret_ref::SecretRef;
 pub use sections::*;

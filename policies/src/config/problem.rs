@@ -81,7 +81,7 @@ impl fmt::Display for Origin {
 }
 
 /// The candidate that somebody probably meant to write.
-pub(super) fn did_you_mean<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn did_you_mean<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let most = match written.chars().count() {
         0..=2 => 1,
         3..=5 => 2,
