@@ -9,6 +9,10 @@ use crate::body::BodyError;
 use crate::json::{Fault, MAX_DEPTH};
 use crate::route::PathRefusal;
 
+mod spent;
+
+pub use spent::Spent;
+
 /// Everything the data plane says no for. The status and the words follow from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -20,8 +24,8 @@ pub enum Refusal {
     InvalidRequest(String),
     /// A quota is used up.
     Quota(Spent),
-    /// Requests or tokens per minute, or calls at once; the sentence names the limit.
-    RateLimit { message: String, retry_after_s: u64 },
+    /// A limit on requests or tokens per minute, or on calls at once, is reached.
+    RateLimit { spent: Spent, retry_after_s: u64 },
     /// 413: the body is above the configured size.
     BodyTooLarge { max_bytes: u64 },
     /// 431: the head is.
@@ -42,18 +46,6 @@ pub enum Refusal {
     UpstreamTimeout,
     /// Draining, or nothing to account against.
     Unavailable { message: &'static str, retry_after_s: u64 },
-}
-
-/// A quota that is used up, as people are told of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spent {
-    /// The limit's name: `daily tokens`, `monthly cost`.
-    pub limit: String,
-    /// What was used, and what may be, in the words of the limit's unit.
-    pub used: String,
-    pub max: String,
-    /// RFC 3339, UTC.
-    pub resets_at: String,
 }
 
 /// A whole answer. `x-ace-request-id`, which every answer of the gateway carries, is the caller's to add.
@@ -117,15 +109,8 @@ impl Refusal {
         match self {
             Self::Auth => "The proxy token is missing, invalid, expired or revoked".to_owned(),
             Self::Permission(message) | Self::InvalidRequest(message) | Self::Config(message) => message.clone(),
-            Self::Quota(Spent {
-                limit,
-                used,
-                max,
-                resets_at,
-            }) => {
-                format!("Quota exceeded: {limit}: {used} of {max} used; resets at {resets_at}")
-            }
-            Self::RateLimit { message, .. } => message.clone(),
+            Self::Quota(spent) => format!("Quota exceeded: {spent}"),
+            Self::RateLimit { spent, .. } => format!("Rate limit exceeded: {spent}"),
             Self::BodyTooLarge { max_bytes } => format!("The request body is larger than {max_bytes} bytes"),
             Self::HeadTooLarge => "The request's headers are too large".to_owned(),
             Self::TargetTooLong => "The request's path and query are too long".to_owned(),
@@ -147,7 +132,16 @@ impl Refusal {
         } else {
             self.reason()
         };
-        json!({"error": {"message": self.message(), "type": kind, "code": self.openai_code(), "param": null}})
+        let error = json!({"message": self.message(), "type": kind, "code": self.openai_code(), "param": null});
+        json!({"error": self.with_figures(error)})
+    }
+
+    /// The figures beside what a dialect's errors have: their clients read the members that they know.
+    fn with_figures(&self, mut error: Value) -> Value {
+        if let (Some(spent), Some(members)) = (self.spent(), error.as_object_mut()) {
+            members.extend(spent.figures().as_object_mut().map(std::mem::take).unwrap_or_default());
+        }
+        error
     }
 
     fn openai_code(&self) -> &'static str {
@@ -170,7 +164,8 @@ impl Refusal {
             Self::Unavailable { .. } => "overloaded_error",
             _ => self.reason(),
         };
-        json!({"type": "error", "error": {"type": kind, "message": self.message()}, "request_id": request_id})
+        let error = self.with_figures(json!({"type": kind, "message": self.message()}));
+        json!({"type": "error", "error": error, "request_id": request_id})
     }
 
     fn google(&self) -> Value {
@@ -183,11 +178,18 @@ impl Refusal {
             Self::UpstreamTimeout => "DEADLINE_EXCEEDED",
             _ => "INVALID_ARGUMENT",
         };
-        let mut details = vec![json!({
+        let mut info = json!({
             "@type": "type.googleapis.com/google.rpc.ErrorInfo",
             "reason": self.reason().to_ascii_uppercase(),
             "domain": "ace-gateway",
-        })];
+        });
+        let mut details = Vec::new();
+        if let Some(spent) = self.spent() {
+            // A map of texts, by its definition.
+            info["metadata"] = spent.metadata();
+            details.push(spent.quota_failure());
+        }
+        details.insert(0, info);
         if let Some(seconds) = self.retry_after_s() {
             let delay = format!("{seconds}s");
             details.push(json!({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}));
@@ -207,6 +209,11 @@ impl Refusal {
         if let Some(seconds) = self.retry_after_s() {
             headers.push(("retry-after", seconds.to_string()));
         }
+        match self {
+            Self::Quota(_) => headers.push(("x-ace-stop-reason", "quota_exceeded".to_owned())),
+            Self::RateLimit { .. } => headers.push(("x-ace-stop-reason", "rate_limited".to_owned())),
+            _ => {}
+        }
         if !self.should_retry() {
             headers.push(("x-should-retry", "false".to_owned()));
         }
@@ -216,6 +223,18 @@ impl Refusal {
     fn retry_after_s(&self) -> Option<u64> {
         match self {
             Self::RateLimit { retry_after_s, .. } | Self::Unavailable { retry_after_s, .. } => Some(*retry_after_s),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a limit that says no.
+    pub fn is_limit(&self) -> bool {
+        self.spent().is_some()
+    }
+
+    fn spent(&self) -> Option<&Spent> {
+        match self {
+            Self::Quota(spent) | Self::RateLimit { spent, .. } => Some(spent),
             _ => None,
         }
     }
@@ -266,7 +285,9 @@ impl From<PathRefusal> for Refusal {
 
 #[cfg(test)]
 mod tests {
+    use ace_policies::UserId;
     use ace_policies::provider::Provider::{Anthropic, Google, OpenAi};
+    use ace_policies::quota::{Account, LimitName};
 
     use super::*;
 
@@ -284,13 +305,25 @@ mod tests {
             .map(|(_, value)| value)
     }
 
+    fn limit(limit: LimitName, resets_at_ms: Option<i64>) -> Spent {
+        Spent {
+            account: Account::User(UserId(5)),
+            limit,
+            used: 900,
+            reserved: 100,
+            maximum: 1000,
+            resets_at_ms,
+        }
+    }
+
+    const MIDNIGHT_MS: i64 = 1_795_305_600_000;
+
     fn spent() -> Refusal {
-        Refusal::Quota(Spent {
-            limit: "daily tokens".to_owned(),
-            used: "1000".to_owned(),
-            max: "1000".to_owned(),
-            resets_at: "2026-11-22T00:00:00Z".to_owned(),
-        })
+        limit(LimitName::TokensPerDay, Some(MIDNIGHT_MS)).refusal(0)
+    }
+
+    fn rate_limit() -> Refusal {
+        limit(LimitName::RequestsPerMinute, Some(MIDNIGHT_MS)).refusal(MIDNIGHT_MS - 6_001)
     }
 
     #[test]
@@ -300,14 +333,7 @@ mod tests {
             (Refusal::Permission("no".to_owned()), 403, "permission_error"),
             (Refusal::InvalidRequest("no".to_owned()), 400, "invalid_request_error"),
             (spent(), 402, "quota_exceeded"),
-            (
-                Refusal::RateLimit {
-                    message: "no".to_owned(),
-                    retry_after_s: 7,
-                },
-                429,
-                "rate_limit_error",
-            ),
+            (rate_limit(), 429, "rate_limit_error"),
             (Refusal::BodyTooLarge { max_bytes: 64 }, 413, "request_too_large"),
             (Refusal::HeadTooLarge, 431, "request_too_large"),
             (Refusal::TargetTooLong, 414, "request_too_large"),
@@ -361,38 +387,67 @@ mod tests {
 
     #[test]
     fn trap_14_a_spent_quota_names_the_limit_the_use_and_the_reset_and_stops_retries() {
-        let message = "Quota exceeded: daily tokens: 1000 of 1000 used; resets at 2026-11-22T00:00:00Z";
-        let openai = &body(&spent(), OpenAi)["error"];
+        let message = "Quota exceeded: tokens per day of user 5: 900 used and 100 reserved of 1000; resets at 2026-11-22T00:00:00Z";
+        let figures = json!({"account": "user 5", "limit": "tokens_per_day", "used": 900, "reserved": 100, "maximum": 1000,
+            "resets_at": "2026-11-22T00:00:00Z"});
+        let with_figures = |mut error: Value| {
+            let members = error.as_object_mut().unwrap();
+            members.extend(figures.as_object().unwrap().clone());
+            error
+        };
+        let error = json!({"message": message, "type": "insufficient_quota", "code": "quota_exceeded", "param": null});
+        assert_eq!(body(&spent(), OpenAi), json!({"error": with_figures(error)}));
+        let error = with_figures(json!({"type": "billing_error", "message": message}));
         assert_eq!(
-            (&openai["type"], &openai["code"]),
-            (&json!("insufficient_quota"), &json!("quota_exceeded"))
-        );
-        assert_eq!(openai["message"], message);
-        let anthropic = body(&spent(), Anthropic);
-        let error = json!({"type": "billing_error", "message": message});
-        assert_eq!(
-            anthropic,
+            body(&spent(), Anthropic),
             json!({"type": "error", "error": error, "request_id": "req-1"})
         );
         let google = &body(&spent(), Google)["error"];
         assert_eq!(
-            (&google["code"], &google["status"]),
-            (&json!(402), &json!("RESOURCE_EXHAUSTED"))
+            (&google["code"], &google["status"], &google["message"]),
+            (&json!(402), &json!("RESOURCE_EXHAUSTED"), &json!(message))
         );
         assert_eq!(google["details"][0]["reason"], "QUOTA_EXCEEDED");
-        assert_eq!(header(&spent(), "x-should-retry").as_deref(), Some("false"));
+        assert_eq!(google["details"][0]["metadata"]["reserved"], "100");
+        let violation = &google["details"][1]["violations"][0];
+        assert_eq!(
+            (&violation["quotaId"], &violation["quotaValue"]),
+            (&json!("TokensPerDay"), &json!("1000"))
+        );
+        for (name, value) in [("x-should-retry", "false"), ("x-ace-stop-reason", "quota_exceeded")] {
+            assert_eq!(header(&spent(), name).as_deref(), Some(value));
+        }
         assert_eq!(header(&spent(), "retry-after"), None);
     }
 
     #[test]
     fn a_short_limit_says_when_to_come_back() {
-        let refusal = Refusal::RateLimit {
-            message: "60 requests per minute".to_owned(),
-            retry_after_s: 7,
-        };
+        let refusal = rate_limit();
+        assert_eq!(
+            refusal.message(),
+            "Rate limit exceeded: requests per minute of user 5: 900 used and 100 reserved of 1000; resets at 2026-11-22T00:00:00Z"
+        );
         assert_eq!(header(&refusal, "retry-after").as_deref(), Some("7"));
         assert_eq!(header(&refusal, "x-should-retry"), None);
-        assert_eq!(body(&refusal, Google)["error"]["details"][1]["retryDelay"], "7s");
+        assert_eq!(header(&refusal, "x-ace-stop-reason").as_deref(), Some("rate_limited"));
+        let details = &body(&refusal, Google)["error"]["details"];
+        assert_eq!(details[1]["violations"][0]["quotaId"], "RequestsPerMinute");
+        assert_eq!(details[2]["retryDelay"], "7s");
+    }
+
+    #[test]
+    fn a_place_among_the_running_ones_gets_free_at_no_certain_time() {
+        let refusal = limit(LimitName::ParallelRequests, None).refusal(0);
+        assert_eq!(
+            refusal.message(),
+            "Rate limit exceeded: parallel requests of user 5: 1000 running of 1000"
+        );
+        assert_eq!(header(&refusal, "retry-after").as_deref(), Some("1"));
+        assert_eq!(body(&refusal, OpenAi)["error"]["resets_at"], Value::Null);
+        assert_eq!(
+            body(&refusal, Google)["error"]["details"][0]["metadata"].get("resets_at"),
+            None
+        );
     }
 
     #[test]
