@@ -3,11 +3,13 @@
 
 use memchr::{memchr, memchr2};
 
-/// Finds where events end. It keeps two bits between chunks and not a byte.
+/// Finds where events end. It keeps three bits between chunks and not a byte.
 #[derive(Clone, Copy, Debug)]
 pub struct Boundaries {
     line_is_empty: bool,
     after_cr: bool,
+    /// A line ended in CR LF, so that the others will.
+    crlf: bool,
 }
 
 impl Default for Boundaries {
@@ -15,6 +17,7 @@ impl Default for Boundaries {
         Self {
             line_is_empty: true,
             after_cr: false,
+            crlf: false,
         }
     }
 }
@@ -27,7 +30,9 @@ impl Boundaries {
         loop {
             if self.after_cr && at < chunk.len() {
                 self.after_cr = false;
-                at += usize::from(chunk[at] == b'\n');
+                let whole = chunk[at] == b'\n';
+                self.crlf |= whole;
+                at += usize::from(whole);
             }
             let Some(long) = memchr2(b'\n', b'\r', &chunk[at..]) else {
                 self.line_is_empty &= at == chunk.len();
@@ -39,11 +44,17 @@ impl Boundaries {
                 let whole = chunk.get(at) == Some(&b'\n');
                 at += usize::from(whole);
                 self.after_cr = !whole;
+                self.crlf |= whole;
             }
             if std::mem::replace(&mut self.line_is_empty, true) {
                 return Some(at);
             }
         }
+    }
+
+    /// Whether the last carriage return is half a line's end, as far as the lines before tell.
+    fn awaits_line_feed(&self) -> bool {
+        self.after_cr && self.crlf
     }
 }
 
@@ -98,6 +109,16 @@ impl Splitter {
     /// Whether the stream stands between two events.
     pub fn between_events(&self) -> bool {
         self.held.is_empty() && !self.skipping
+    }
+
+    /// Whether something can be put in here that is to be an event of its own for clients that look for `\r\n\r\n`.
+    pub fn is_at_boundary(&self) -> bool {
+        self.between_events() && !self.boundaries.awaits_line_feed()
+    }
+
+    /// Whether the event that is passing is too large to be read.
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
     }
 
     /// How many events were too large to be read.
@@ -288,6 +309,17 @@ mod tests {
             splitter.feed(chunk.as_bytes(), |_| {});
             assert_eq!(splitter.between_events(), between, "after {chunk:?}");
         }
+    }
+
+    #[test]
+    fn half_a_line_end_is_no_place_for_another_event() {
+        let at_boundary = |stream: &str| {
+            let mut splitter = Splitter::new(50);
+            splitter.feed(stream.as_bytes(), |_| {});
+            splitter.is_at_boundary()
+        };
+        assert!(at_boundary("data: a\n\n") && at_boundary("data: a\r\n\r\n") && at_boundary("data: a\r\r"));
+        assert!(!at_boundary("data: a\r\n\r") && !at_boundary("data: a\n"));
     }
 
     proptest! {

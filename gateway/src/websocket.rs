@@ -86,6 +86,11 @@ impl Frames {
         self.skipped
     }
 
+    /// Whether the last frame has come whole.
+    pub fn is_between_frames(&self) -> bool {
+        self.frame == Frame::Coming && self.header.len == 0
+    }
+
     /// Whether the server has said that it closes.
     pub fn has_closed(&self) -> bool {
         self.closed

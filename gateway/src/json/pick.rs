@@ -92,6 +92,11 @@ impl Picker {
         self.ended
     }
 
+    /// Whether the text is no JSON that could be read on.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
     pub fn root_is_array(&self) -> bool {
         self.root_is_array
     }

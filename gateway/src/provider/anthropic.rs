@@ -21,9 +21,13 @@ pub(super) fn event(tally: &mut Tally, event: Event<'_>) {
     };
     match kind.unwrap_or_default() {
         b"content_block_delta" => tally.text_bytes += json::text_bytes(data, is_text),
-        b"content_block_start" => tally.open_block = json::find(data, "index").and_then(json::count),
+        b"content_block_start" => {
+            tally.begun = true;
+            tally.open_block = json::find(data, "index").and_then(json::count);
+        }
         b"content_block_stop" => tally.open_block = None,
         b"message_start" => {
+            tally.begun = true;
             let message = json::find(data, "message").unwrap_or_default();
             for member in Members::of(message).into_iter().flatten().map_while(Result::ok) {
                 told(tally, &message[member.key], &message[member.value]);

@@ -18,6 +18,19 @@ pub struct Meter {
     is_success: bool,
 }
 
+/// How an answer can be stopped, for a budget that is used up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// With these bytes, which end it here in its protocol's own way.
+    End(Vec<u8>),
+    /// Not here, in the middle of an event, but soon.
+    Later,
+    /// By breaking off: nothing can be put into a compressed stream, nor into one that nobody here can read.
+    Break,
+    /// Not any more: it is no stream, and its cost is spent, or it has come to its end.
+    Pass,
+}
+
 /// What an answer used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metered {
@@ -52,13 +65,28 @@ impl Meter {
         }
     }
 
-    /// What has been used so far, with an estimate for what the provider has not told yet: for budgets that end a stream.
+    /// What has been used so far, with an estimate for what the provider has not told yet.
     pub fn so_far(&self) -> Usage {
         if self.api.is_metered() {
             self.decoder.reader().tally().so_far()
         } else {
             Usage::default()
         }
+    }
+
+    /// The same, counted safely high: with the input that the request's bytes make where the provider has told none, and not
+    /// less than [`Self::finish`] would say here, but for an event that has come in part. Cheap enough for every piece.
+    pub fn so_far_at_most(&self, bytes_per_token: u64, request_bytes: u64) -> Usage {
+        let tally = self.decoder.reader().tally();
+        let is_estimable = self.is_success && self.api.costs_tokens();
+        if !self.api.is_metered() || !(tally.told || is_estimable) {
+            return Usage::default();
+        }
+        let mut usage = tally.so_far_at_most(bytes_per_token);
+        if is_estimable && usage.input_side() == 0 {
+            usage.input = tally::tokens_in_at_most(request_bytes, bytes_per_token);
+        }
+        usage
     }
 
     /// Whether an answer that is text made by a model has not come to its protocol's own end: one that the connection's end
@@ -72,14 +100,25 @@ impl Meter {
         self.decoder.is_plain() && self.decoder.reader().between_events()
     }
 
-    /// The bytes that end a stream here in its protocol's own way, for a budget that is used up. `None` where that cannot
-    /// be: in the middle of an event, in a compressed stream, in an answer that is no stream.
-    pub fn ending(&self) -> Option<Vec<u8>> {
-        if self.decoder.is_plain() {
-            self.decoder.reader().ending(self.api)
-        } else {
-            None
+    /// How the answer can be stopped where it stands. `why` goes along in a comment where the dialect's clients skip those.
+    pub fn halt(&self, why: &str) -> Halt {
+        let reader = self.decoder.reader();
+        match self.decoder.is_plain() {
+            _ if !reader.is_stream() || reader.has_ended() => Halt::Pass,
+            true if reader.may_end() => Halt::End(reader.ending(self.api, Some(why))),
+            true if reader.will_end() => Halt::Later,
+            _ => Halt::Break,
         }
+    }
+
+    /// Whether [`Self::halt`] would find the end to put in here.
+    pub fn may_end(&self) -> bool {
+        self.decoder.is_plain() && self.decoder.reader().may_end()
+    }
+
+    /// Whether the answer is one that uses tokens, and tells how many at its end.
+    pub fn uses_tokens(&self) -> bool {
+        self.is_success && self.api.is_metered()
     }
 
     /// The bytes to send before the connection of a broken stream breaks: only Anthropic's protocol has an event for it,
@@ -423,9 +462,8 @@ mod tests {
                 for long in [1, 7, 100, body.len()] {
                     let mut meter = answer.meter(Some(encoding));
                     body.chunks(long).for_each(|piece| meter.feed(piece));
-                    assert_eq!(
-                        (meter.ending(), meter.broken()),
-                        (None, None),
+                    assert!(
+                        !meter.may_end() && !matches!(meter.halt(""), Halt::End(_)) && meter.broken().is_none(),
                         "nothing can be added to it"
                     );
                     answer.check(meter.finish(), &format!("as {encoding} in pieces of {long}"));
@@ -631,57 +669,142 @@ mod tests {
         assert!(!speech.is_cut(), "nobody here knows");
     }
 
+    const SSE: &str = "text/event-stream";
+
+    /// How an answer that has begun like this can be stopped.
+    fn halted(path: &str, kind: &str, begin: &str) -> Halt {
+        let mut meter = meter(path, 200, kind, None);
+        meter.feed(begin.as_bytes());
+        let halt = meter.halt("why\nindeed");
+        assert_eq!(meter.may_end(), matches!(halt, Halt::End(_)), "{begin}");
+        halt
+    }
+
+    #[track_caller]
+    fn ended(path: &str, kind: &str, begin: &str) -> String {
+        match halted(path, kind, begin) {
+            Halt::End(ending) => String::from_utf8(ending).unwrap(),
+            other => panic!("{other:?} after {begin}"),
+        }
+    }
+
     #[test]
-    fn a_stopped_stream_ends_in_its_protocols_own_way() {
-        let stopped = |path: &str, kind: &str, begin: &str| {
-            let mut meter = meter(path, 200, kind, None);
-            meter.feed(begin.as_bytes());
-            meter.ending().map(|ending| String::from_utf8(ending).unwrap())
-        };
-        let sse = "text/event-stream";
+    fn a_stopped_chat_ends_at_its_length_and_says_why() {
         let chat =
             "data: {\"id\":\"c1\",\"created\":7,\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"abcd\"}}]}\n\n";
-        let ending = stopped(CHAT, sse, chat).unwrap();
+        let ending = ended(CHAT, SSE, chat);
+        assert!(ending.starts_with(": why indeed\n\ndata: {"), "{ending}");
         assert!(
             ending.contains(r#""finish_reason":"length""#) && ending.contains(r#""id":"c1""#),
             "{ending}"
         );
         assert!(ending.ends_with("\n\ndata: [DONE]\n\n"), "{ending}");
-        assert_eq!(stopped(CHAT, sse, &chat[..chat.len() - 1]), None, "within an event");
-        assert_eq!(stopped(CHAT, "application/json", "{\"id\":"), None);
+    }
 
+    #[test]
+    fn a_stopped_response_is_incomplete_and_numbered_on() {
         let responses = "event: response.created\ndata: {\"type\":\"response.created\",\"sequence_number\":0,\
-            \"response\":{\"id\":\"r1\",\"model\":\"m\"}}\n\n";
-        let ending = stopped(RESPONSES, sse, responses).unwrap();
-        assert!(ending.starts_with("event: response.incomplete\ndata: {"), "{ending}");
+            \"response\":{\"id\":\"r1\",\"model\":\"m\"}}\n\n\
+            event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"sequence_number\":41,\"delta\":\"a\"}\n\n";
+        let ending = ended(RESPONSES, SSE, responses);
         assert!(
-            ending.contains(r#""sequence_number":1"#) && ending.contains(r#""id":"r1""#),
+            ending.starts_with(": why indeed\n\nevent: response.incomplete\ndata: {"),
             "{ending}"
         );
-
-        let block = "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":2}\n\n";
-        let names = |text: String| {
-            let names = text
-                .lines()
-                .filter_map(|line| line.strip_prefix("event: "))
-                .map(str::to_owned);
-            names.collect::<Vec<_>>()
-        };
-        let all = ["content_block_stop", "message_delta", "message_stop"];
-        assert_eq!(names(stopped(MESSAGES, sse, block).unwrap()), all);
-        assert_eq!(
-            names(stopped(MESSAGES, sse, "event: ping\ndata: {}\n\n").unwrap()),
-            all[1..]
+        assert!(
+            ending.contains(r#""sequence_number":42"#) && ending.contains(r#""id":"r1""#),
+            "{ending}"
         );
+    }
 
+    const MESSAGE: &str =
+        "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":3}}}\n\n";
+
+    #[test]
+    fn a_stopped_message_ends_with_all_that_is_open() {
+        let names = |begin: &str| {
+            let text = ended(MESSAGES, SSE, begin);
+            let names = text.lines().filter_map(|line| line.strip_prefix("event: "));
+            names.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let block = "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":2}\n\n";
+        let close = "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":2}\n\n";
+        let all = ["content_block_stop", "message_delta", "message_stop"];
+        assert_eq!(names(&format!("{MESSAGE}{block}")), all);
+        assert_eq!(names(&format!("{MESSAGE}{block}{close}")), all[1..]);
+        assert_eq!(names(MESSAGE), all[1..]);
+        assert!(ended(MESSAGES, SSE, &format!("{MESSAGE}{block}")).contains(r#""index":2"#));
+        assert_eq!(
+            halted(MESSAGES, SSE, "event: ping\ndata: {}\n\n"),
+            Halt::Later,
+            "nothing has begun that could end"
+        );
+    }
+
+    #[test]
+    fn a_stopped_stream_of_googles_ends_without_a_comment() {
         let element = r#"{"candidates":[{"content":{"parts":[{"text":"a"}]}}],"modelVersion":"g"}"#;
-        let ending = stopped(STREAM, sse, &format!("data: {element}\n\n")).unwrap();
+        let ending = ended(STREAM, SSE, &format!("data: {element}\r\n\r\n"));
         assert!(ending.contains("MAX_TOKENS") && ending.ends_with("}\n\n"), "{ending}");
+        assert!(ending.starts_with("data: {"), "{ending}");
         for begin in ["[", "[{},", "[{}"] {
-            let whole = format!("{begin}{}", stopped(STREAM, "application/json", begin).unwrap());
+            let whole = format!("{begin}{}", ended(STREAM, "application/json", begin));
             assert!(serde_json::from_str::<serde_json::Value>(&whole).is_ok(), "{whole}");
         }
-        assert_eq!(stopped(STREAM, "application/json", "[{"), None);
+    }
+
+    #[test]
+    fn a_stream_is_stopped_between_events_and_before_its_end_only() {
+        let finish =
+            "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"}}\n\n";
+        let table = [
+            (CHAT, SSE, "data: {}\n", Halt::Later),
+            (CHAT, SSE, "", Halt::Later),
+            (STREAM, SSE, "data: {}\r\n\r", Halt::Later),
+            (STREAM, "application/json", "[{", Halt::Later),
+            (STREAM, "application/json", "[{}]", Halt::Pass),
+            (CHAT, "application/json", "{\"id\":", Halt::Pass),
+            (GENERATE, "application/json", "{\"candidates\":", Halt::Pass),
+            (CHAT, SSE, "data: [DONE]\n\n", Halt::Pass),
+            (
+                CHAT,
+                SSE,
+                "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n",
+                Halt::Pass,
+            ),
+            (MESSAGES, SSE, &format!("{MESSAGE}{finish}"), Halt::Pass),
+            ("/v1/audio/speech", "audio/mpeg", "\u{1}", Halt::Pass),
+            (CHAT, SSE, &format!("data: {}", "x".repeat(2 << 20)), Halt::Break),
+        ];
+        for (path, kind, begin, halt) in table {
+            assert_eq!(halted(path, kind, begin), halt, "{}", &begin[..begin.len().min(80)]);
+        }
+        for encoding in ["gzip", "br"] {
+            assert_eq!(meter(CHAT, 200, SSE, Some(encoding)).halt(""), Halt::Break);
+            let whole = meter(CHAT, 200, "application/json", Some(encoding));
+            assert_eq!(whole.halt(""), Halt::Pass);
+        }
+    }
+
+    #[test]
+    fn what_has_flowed_is_never_counted_below_what_is_charged() {
+        for answer in all() {
+            let mut meter = answer.meter(None);
+            for (at, byte) in answer.body.iter().enumerate() {
+                meter.feed(std::slice::from_ref(byte));
+                let [low, high] = [16, 3].map(|measure| meter.so_far_at_most(measure, 400).total());
+                assert!(low <= high, "{} at {at}", answer.name);
+                let is_whole = meter.between_events() || at + 1 == answer.body.len();
+                if is_whole {
+                    let charged = answer.metered([&answer.body[..=at]]).with_estimated_input(400);
+                    assert!(
+                        charged.usage.total() <= low,
+                        "{} at {at}: {charged:?} and {low}",
+                        answer.name
+                    );
+                }
+            }
+        }
     }
 
     #[test]
@@ -742,7 +865,7 @@ mod tests {
             body.splice(at..at + 1, noise);
             let mut meter = answer.meter(None);
             meter.feed(&body);
-            let _ = (meter.so_far(), meter.ending(), meter.broken(), meter.finish());
+            let _ = (meter.so_far(), meter.halt(""), meter.broken(), meter.finish());
         }
     }
 }

@@ -19,7 +19,7 @@ mod tally;
 mod usage_chunk;
 
 pub use echo::mask_echo;
-pub use meter::{Meter, Metered};
+pub use meter::{Halt, Meter, Metered};
 pub use reader::Head;
 pub use realtime::RealtimeMeter;
 pub use tally::tokens_in;

@@ -103,21 +103,60 @@ impl Reader {
         }
     }
 
-    pub fn ending(&self, api: Api) -> Option<Vec<u8>> {
+    /// Whether the answer is a stream, as far as the head or the begin tells.
+    pub fn is_stream(&self) -> bool {
         match &self.framing {
-            Framing::Events(splitter, _) if splitter.between_events() && !self.tally.ended => {
-                Some(match self.dialect {
-                    OpenAi => openai::ending(&self.tally, api),
-                    Anthropic => anthropic::ending(&self.tally),
-                    Google => format!("data: {}\n\n", google::ending(&self.tally)).into_bytes(),
-                })
-            }
-            Framing::Json(picker) if self.dialect == Google && picker.between_elements() => {
-                let comma = if picker.expects_element() { "" } else { "," };
-                Some(format!("{comma}{}]", google::ending(&self.tally)).into_bytes())
-            }
-            _ => None,
+            Framing::Events(..) => true,
+            Framing::Json(picker) => picker.root_is_array() && self.dialect == Google,
+            Framing::Unknown | Framing::Opaque => self.says_events,
         }
+    }
+
+    /// Whether the stream can be ended here in its protocol's own way.
+    pub fn may_end(&self) -> bool {
+        match &self.framing {
+            Framing::Events(splitter, _) => splitter.is_at_boundary() && self.is_open(),
+            Framing::Json(picker) => self.is_stream() && picker.between_elements(),
+            Framing::Unknown | Framing::Opaque => false,
+        }
+    }
+
+    /// Whether the stream will come to where it can be ended, unless it breaks off.
+    pub fn will_end(&self) -> bool {
+        match &self.framing {
+            Framing::Events(splitter, _) => !self.has_ended() && !splitter.is_skipping(),
+            Framing::Json(picker) => !picker.ended() && !picker.is_lost(),
+            Framing::Unknown => true,
+            Framing::Opaque => false,
+        }
+    }
+
+    /// Whether the stream is over, but perhaps for a last word that costs nothing.
+    pub fn has_ended(&self) -> bool {
+        match &self.framing {
+            Framing::Json(picker) => picker.ended(),
+            _ => self.tally.ended || (self.dialect == Anthropic && self.tally.is_final),
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        !self.has_ended() && (self.dialect != Anthropic || self.tally.begun)
+    }
+
+    /// What ends the stream where [`Self::may_end`]; `why` is told in a comment by those whose clients skip comments.
+    pub fn ending(&self, api: Api, why: Option<&str>) -> Vec<u8> {
+        let comment = |why: &str| format!(": {}\n\n", why.replace(['\r', '\n'], " ")).into_bytes();
+        let mut out = why.filter(|_| self.dialect != Google).map(comment).unwrap_or_default();
+        match (&self.framing, self.dialect) {
+            (Framing::Json(picker), _) => {
+                let comma = if picker.expects_element() { "" } else { "," };
+                out.extend(format!("{comma}{}]", google::ending(&self.tally)).into_bytes());
+            }
+            (_, OpenAi) => out.extend(openai::ending(&self.tally, api)),
+            (_, Anthropic) => out.extend(anthropic::ending(&self.tally)),
+            (_, Google) => out.extend(format!("data: {}\n\n", google::ending(&self.tally)).into_bytes()),
+        }
+        out
     }
 
     /// What was counted, and how many events were too large to be read.

@@ -5,7 +5,7 @@ use ace_policies::usage::Usage;
 
 use super::meter::Metered;
 use super::openai;
-use super::tally::Tally;
+use super::tally::{Tally, tokens_in_at_most};
 use crate::json;
 use crate::websocket::Frames;
 
@@ -63,6 +63,21 @@ impl RealtimeMeter {
     /// What has been used so far, with an estimate for responses that still run: for budgets that end a connection.
     pub fn so_far(&self) -> Usage {
         self.count.settled().so_far()
+    }
+
+    /// The same with another measure for the text, and never less; cheap enough for every piece.
+    pub fn so_far_at_most(&self, bytes_per_token: u64) -> Usage {
+        let text_bytes = self.count.open.iter().map(|open| open.text_bytes).sum();
+        let mut usage = self.count.tally.usage;
+        usage.output = usage
+            .output
+            .saturating_add(tokens_in_at_most(text_bytes, bytes_per_token));
+        usage
+    }
+
+    /// Whether what the server sends stands between two frames, so that one of ours can be put in.
+    pub fn is_between_frames(&self) -> bool {
+        self.frames.is_between_frames()
     }
 
     /// Whether the server has said that it closes. A connection that ends before that is broken.

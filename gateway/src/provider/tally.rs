@@ -22,6 +22,8 @@ pub(super) struct Tally {
     pub is_final: bool,
     /// Whether the stream came to its protocol's own end.
     pub ended: bool,
+    /// Anthropic: whether the message has begun, without which nothing of it can end.
+    pub begun: bool,
     /// Bytes of generated text that no figures cover yet.
     pub text_bytes: u64,
     pub model: Option<String>,
@@ -59,8 +61,17 @@ impl Tally {
 
     /// What has been used so far: the provider's figures and an estimate for the text they do not cover.
     pub fn so_far(&self) -> Usage {
+        self.so_far_at(BYTES_PER_TOKEN)
+    }
+
+    /// The same with another measure for the text, and never less.
+    pub fn so_far_at_most(&self, bytes_per_token: u64) -> Usage {
+        self.so_far_at(measure(bytes_per_token))
+    }
+
+    fn so_far_at(&self, bytes_per_token: u64) -> Usage {
         let mut usage = self.usage + self.beside;
-        usage.output = usage.output.saturating_add(tokens_in(self.text_bytes));
+        usage.output = usage.output.saturating_add(self.text_bytes.div_ceil(bytes_per_token));
         usage
     }
 
@@ -80,6 +91,15 @@ impl Tally {
 /// The estimate for a text of that many bytes: a quarter, rounded up.
 pub fn tokens_in(bytes: u64) -> u64 {
     bytes.div_ceil(BYTES_PER_TOKEN)
+}
+
+/// The same with another measure, and never less.
+pub(super) fn tokens_in_at_most(bytes: u64, bytes_per_token: u64) -> u64 {
+    bytes.div_ceil(measure(bytes_per_token))
+}
+
+fn measure(bytes_per_token: u64) -> u64 {
+    bytes_per_token.clamp(1, BYTES_PER_TOKEN)
 }
 
 fn learn(name: &mut Option<String>, value: &[u8]) {
