@@ -8,9 +8,10 @@ use tokio::time::Instant;
 use crate::call::{Asked, Outbound};
 use crate::copy::{KeepAlive, Limit};
 use crate::engine::{AnswerHead, Downstream, ResponseHead, Served, Upstream};
-use crate::flight::{Flight, Metering};
+use crate::flight::Flight;
 use crate::forward::{self, Nominated};
 use crate::ledger::{Reservation, millis};
+use crate::metering::Metering;
 use crate::provider::{self, Head, Meter, RealtimeMeter, UsageChunkFilter};
 use crate::proxy::{Gateway, send};
 use crate::ticket::Ticket;
@@ -29,6 +30,7 @@ pub async fn answer(gateway: &Gateway, downstream: Downstream, asked: Asked, mut
         upstream,
         head,
         usage_chunk,
+        max_output,
         upload,
     } = asked;
     if head.status == 101 {
@@ -38,14 +40,8 @@ pub async fn answer(gateway: &Gateway, downstream: Downstream, asked: Asked, mut
         let tunnel = Tunnel::new(downstream, upstream, &head, headers, &ticket);
         return Outbound::Tunnel(tunnel, reservation);
     }
-    let info = Head {
-        status: head.status,
-        content_type: head.headers.get_str("content-type"),
-        content_encoding: head.headers.get_str("content-encoding"),
-    };
-    let is_stream = info
-        .content_type
-        .is_some_and(|kind| kind.trim_start().starts_with("text/event-stream"));
+    let info = info(&head);
+    let is_stream = is_stream(&info);
     reservation.read_with(Meter::new(&call, &info, gateway.options.max_event));
     record_head(&mut reservation, &head, is_stream, &ticket);
     let out = answer_head(gateway, &head, upload.as_ref());
@@ -57,6 +53,7 @@ pub async fn answer(gateway: &Gateway, downstream: Downstream, asked: Asked, mut
         out,
         first: Vec::new(),
         dialect: call.dialect(),
+        max_output,
     };
     let is_plain = info
         .content_encoding
@@ -81,13 +78,33 @@ pub async fn answer(gateway: &Gateway, downstream: Downstream, asked: Asked, mut
     }
 }
 
+/// What the meter must know of an answer's head.
+pub fn info(head: &ResponseHead) -> Head<'_> {
+    Head {
+        status: head.status,
+        content_type: head.headers.get_str("content-type"),
+        content_encoding: head.headers.get_str("content-encoding"),
+    }
+}
+
+/// Whether an answer says that it is a stream of events.
+pub fn is_stream(info: &Head<'_>) -> bool {
+    info.content_type
+        .is_some_and(|kind| kind.trim_start().starts_with("text/event-stream"))
+}
+
 fn record_head(reservation: &mut Reservation, head: &ResponseHead, is_stream: bool, ticket: &Ticket) {
     let entry = reservation.entry();
     entry.status = head.status;
     entry.streamed = is_stream;
     entry.ttfb_ms = Some(millis(ticket.started.elapsed()));
     entry.error_kind = Some("incomplete");
-    entry.upstream_request_id = provider::upstream_request_id(|name| head.headers.get_str(name)).map(str::to_owned);
+    entry.upstream_request_id = upstream_request_id(head);
+}
+
+/// The provider's name for the request.
+pub fn upstream_request_id(head: &ResponseHead) -> Option<String> {
+    provider::upstream_request_id(|name| head.headers.get_str(name)).map(str::to_owned)
 }
 
 /// The provider's head as the client gets it.
@@ -130,6 +147,7 @@ struct Takeoff {
     /// The part of the body that was read already.
     first: Vec<u8>,
     dialect: Provider,
+    max_output: Option<u64>,
 }
 
 enum Read {
@@ -157,6 +175,8 @@ impl Takeoff {
             downstream,
             reservation,
             filter,
+            out,
+            max_output,
             ..
         } = self;
         let limit = Limit {
@@ -167,8 +187,10 @@ impl Takeoff {
         Outbound::Streaming(Flight {
             upstream,
             downstream,
-            meter: Metering { reservation, filter },
+            meter: Metering::new(reservation, filter),
             limit,
+            is_measured: out.length.is_some(),
+            max_output,
         })
     }
 

@@ -1,25 +1,28 @@
 //! An LLM call up to the head of its answer: credential, body, admission, the request to the provider.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ace_policies::Provider;
 use bytes::Bytes;
 use http::HeaderValue;
+use tokio::time::timeout_at;
 
 use crate::admit::{Admitted, Arrival, Authorized};
-use crate::answer::answer;
+use crate::answer::{answer, info, is_stream, upstream_request_id};
 use crate::body::{self, Body};
 use crate::engine::downstream::BodyError;
 use crate::engine::upload::{UploadError, UploadLimits};
 use crate::engine::upstream::{OutRequest, Upstream, UpstreamError};
-use crate::engine::{Downstream, Headers, RequestHead, ResponseHead, Served};
+use crate::engine::{Downstream, Headers, RequestHead, ResponseHead, Served, Stop};
 use crate::flight::Flight;
 use crate::forward::{self, Nominated};
+use crate::hangup::{Drained, drain};
 use crate::keys::{KeyLease, ProviderKey};
 use crate::ledger::Reservation;
-use crate::provider;
+use crate::provider::{self, Meter};
 use crate::proxy::{Gateway, Peer, announces_body, refuse};
 use crate::refusal::Refusal;
 use crate::route::{Api, Call, ModelPlace};
@@ -65,6 +68,8 @@ pub struct Asked {
     pub head: ResponseHead,
     /// Whether the answer brings a usage chunk that only we asked for.
     pub usage_chunk: bool,
+    /// The most output tokens that the request allows, where it says so.
+    pub max_output: Option<u64>,
     /// The upload that the answer begins or goes on with.
     pub upload: Option<Begun>,
 }
@@ -77,6 +82,7 @@ pub async fn set_up(
     call: Call,
     peer: Peer,
     mut ticket: Ticket,
+    stop: &mut Stop,
 ) -> Outbound {
     if call.websocket && !(call.carries_websocket() && head.wants_upgrade()) {
         return Outbound::Over(refuse(gateway, downstream, &ticket, Refusal::Upgrade, call.dialect()).await);
@@ -87,7 +93,7 @@ pub async fn set_up(
     };
     // The token may have settled what the path left open.
     let dialect = caller.call.dialect();
-    let asked = ask(gateway, &mut downstream, &head, caller, peer, &mut ticket).await;
+    let asked = ask(gateway, &mut downstream, &head, caller, peer, &mut ticket, stop).await;
     drop(head);
     conclude(gateway, downstream, asked, dialect, ticket).await
 }
@@ -128,6 +134,7 @@ async fn ask(
     caller: Authorized,
     peer: Peer,
     ticket: &mut Ticket,
+    stop: &mut Stop,
 ) -> Result<Asked, Stopped> {
     let claims = Arc::clone(&caller.claims);
     if caller.call.api.model_place() == ModelPlace::Nowhere && !downstream.is_request_done() {
@@ -138,6 +145,7 @@ async fn ask(
         admitted,
         edited,
         usage_chunk,
+        max_output,
     } = admit(gateway, caller, head, &bytes, ticket).await?;
     let Admitted {
         call,
@@ -149,19 +157,31 @@ async fn ask(
         None => (!bytes.is_empty() || announces_body(head)).then(|| Bytes::from(bytes)),
     };
     let request = outgoing(head, &call, key.key(), body)?;
-    let sent = ticket.wait(async {
-        tokio::select! {
-            sent = gateway.upstreams.request(&key.key().origin, &request, gateway.options.first_byte) => Some(sent),
-            () = downstream.gone() => None,
-        }
-    });
-    match sent.await {
-        None => {
-            if call.api.costs_tokens() && request.is_sent.load(Ordering::Relaxed) {
-                reservation.estimate_input();
+    let sent = {
+        let asking = gateway
+            .upstreams
+            .request(&key.key().origin, &request, gateway.options.first_byte);
+        let mut asking = pin!(asking);
+        let sent = ticket.wait(async {
+            tokio::select! {
+                sent = &mut asking => Some(sent),
+                () = downstream.gone() => None,
             }
-            Err(Stopped::ClientGone)
+        });
+        let sent = sent.await;
+        if sent.is_none() && call.api.costs_tokens() && request.is_sent.load(Ordering::Relaxed) {
+            reservation.estimate_input();
+            let left = Left {
+                call: &call,
+                reservation: &mut reservation,
+                max_output,
+            };
+            Box::pin(left.unanswered(gateway, downstream, asking, stop)).await;
         }
+        sent
+    };
+    match sent {
+        None => Err(Stopped::ClientGone),
         Some(Err(error)) => Err(failed(gateway, &error, &mut reservation).into()),
         Some(Ok((upstream, answer))) => {
             let upload = (call.api == Api::Upload).then(|| Begun {
@@ -176,9 +196,50 @@ async fn ask(
                 upstream,
                 head: answer,
                 usage_chunk,
+                max_output,
                 upload,
             })
         }
+    }
+}
+
+/// A call whose client has left although the provider has the request.
+struct Left<'c> {
+    call: &'c Call,
+    reservation: &'c mut Reservation,
+    max_output: Option<u64>,
+}
+
+impl Left<'_> {
+    /// Waits for the answer all the same, where the configuration says so, and reads it.
+    async fn unanswered(
+        self,
+        gateway: &Gateway,
+        downstream: &mut Downstream,
+        asking: impl Future<Output = Result<(Upstream, ResponseHead), UpstreamError>>,
+        stop: &mut Stop,
+    ) {
+        let options = &gateway.options;
+        let Some(patience) = options.hangups.patience(self.call.provider, 0, self.max_output) else {
+            return;
+        };
+        downstream.hang_up().await;
+        let answered = tokio::select! {
+            answered = timeout_at(patience.until, asking) => answered,
+            () = stop.ending() => return gateway.metrics.drained(Drained::Limit),
+        };
+        let (upstream, head) = match answered {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(_)) => return gateway.metrics.drained(Drained::Broken),
+            Err(_) => return gateway.metrics.drained(Drained::Limit),
+        };
+        let info = info(&head);
+        self.reservation
+            .read_with(Meter::new(self.call, &info, options.max_event));
+        let entry = self.reservation.entry();
+        entry.streamed = is_stream(&info);
+        entry.upstream_request_id = upstream_request_id(&head);
+        drain(gateway, upstream, self.reservation, patience, stop).await;
     }
 }
 
@@ -226,6 +287,7 @@ async fn pass_upload(
                 upstream,
                 head: answer,
                 usage_chunk: false,
+                max_output: None,
                 upload,
             })
         }
@@ -280,6 +342,8 @@ struct Ready {
     edited: Option<Vec<u8>>,
     /// Whether the change asks for a usage chunk that the client did not ask for.
     usage_chunk: bool,
+    /// The most output tokens that the body allows, where it says so.
+    max_output: Option<u64>,
 }
 
 async fn admit(
@@ -324,6 +388,7 @@ async fn admit(
         admitted,
         edited,
         usage_chunk,
+        max_output: body.max_output(),
     })
 }
 
@@ -384,7 +449,9 @@ mod tests {
     use super::*;
 
     /// The size of a future that is never made.
-    fn size<'g, F: Future>(_: impl FnOnce(&'g Gateway, Downstream, RequestHead, Call, Peer, Ticket) -> F) -> usize {
+    fn size<'g, F: Future>(
+        _: impl FnOnce(&'g Gateway, Downstream, RequestHead, Call, Peer, Ticket, &'g mut Stop) -> F,
+    ) -> usize {
         size_of::<F>()
     }
 

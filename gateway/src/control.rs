@@ -217,7 +217,7 @@ async fn back(
     mut upstream: Upstream,
     answer: ResponseHead,
     ticket: &Ticket,
-    stop: Stop,
+    mut stop: Stop,
 ) -> Served {
     let mut head = AnswerHead::new(answer.status, answer.length);
     head.reason.clone_from(&answer.reason);
@@ -231,7 +231,7 @@ async fn back(
         &mut upstream,
         &mut downstream,
         Limit::silence(no_timeout),
-        stop,
+        &mut stop,
         &mut Unread,
     )
     .await

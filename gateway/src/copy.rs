@@ -1,6 +1,8 @@
 //! Copying an answer's body: what arrives goes on at once, and whatever ends it is told apart.
 
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -13,6 +15,8 @@ use crate::engine::{Downstream, Stop, Upstream};
 pub enum Ending {
     /// The answer is complete.
     Complete,
+    /// The reader is short. What it has passed on is written; copying can go on.
+    Short,
     /// The client went away, or does not take what is written to it.
     ClientGone,
     /// The provider broke off, or sent what is no HTTP.
@@ -72,6 +76,11 @@ pub trait Reader {
     /// Takes a piece of the body and passes on what the client is to get of it.
     fn take(&mut self, data: &[u8], downstream: &mut Downstream);
 
+    /// Whether to stop for a while, asked after each piece that was taken.
+    fn is_short(&self) -> bool {
+        false
+    }
+
     /// Whether an answer that the connection's end has ended has not come to its own.
     fn is_cut(&self) -> bool {
         false
@@ -92,20 +101,29 @@ impl Reader for Unread {
     }
 }
 
-/// Copies an answer's body to its end, whatever that is.
+/// How long a stream that never pauses goes on before anything else is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Copies an answer's body to its end, whatever that is, or to where the reader is short.
 pub async fn copy(
     upstream: &mut Upstream,
     downstream: &mut Downstream,
     limit: Limit,
-    mut stop: Stop,
+    stop: &mut Stop,
     reader: &mut impl Reader,
 ) -> Ending {
     let mut last = Instant::now();
-    let mut awake = last;
+    let (mut awake, mut looked) = (last, last);
     let mut timer = pin!(sleep_until(limit.next(last, awake)));
     let mut stopped = pin!(stop.ending());
+    // Not before something new was taken: whoever goes on although the reader is short waits for that.
+    let mut taken = false;
     loop {
-        match upstream.decode(&mut |data| reader.take(data, downstream)) {
+        let decoded = upstream.decode(&mut |data| {
+            reader.take(data, downstream);
+            taken = true;
+        });
+        match decoded {
             Ok(true) => return Ending::Complete,
             Ok(false) => {}
             Err(error) => return Ending::Broken(error),
@@ -113,12 +131,25 @@ pub async fn copy(
         if downstream.pending() > 0 && downstream.flush().await.is_err() {
             return Ending::ClientGone;
         }
+        if taken && reader.is_short() {
+            return Ending::Short;
+        }
         tokio::select! {
             biased;
             filled = upstream.fill() => match filled {
                 Ok(true) => {
                     last = Instant::now();
                     awake = last;
+                    // While there is always more to read, nothing below is reached.
+                    if last - looked >= LOOK {
+                        looked = last;
+                        if limit.deadline.is_some_and(|deadline| deadline <= last) {
+                            return Ending::Timeout;
+                        }
+                        if is_ready(stopped.as_mut()).await {
+                            return Ending::Stopped;
+                        }
+                    }
                 }
                 Ok(false) if reader.is_cut() => return Ending::Broken(AnswerError::Closed),
                 Ok(false) => return Ending::Complete,
@@ -142,4 +173,9 @@ pub async fn copy(
             }
         }
     }
+}
+
+/// Whether a future is ready, without waiting for it.
+async fn is_ready(mut future: Pin<&mut impl Future<Output = ()>>) -> bool {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_ready())).await
 }

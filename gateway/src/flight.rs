@@ -1,11 +1,13 @@
 //! Streaming: the provider's bytes go to the client as they come, and a copy to the meter.
 
-use crate::copy::{Ending, Limit, Reader, copy};
+use crate::copy::{Ending, Limit};
 use crate::engine::h1::client::AnswerError;
 use crate::engine::{Downstream, Served, Stop, Upstream};
-use crate::ledger::Reservation;
-use crate::provider::UsageChunkFilter;
+use crate::hangup::drain;
+use crate::metering::{Flown, Metering, stopped};
+use crate::provider::{Halt, Meter};
 use crate::proxy::Gateway;
+use crate::refusal::Refusal;
 
 /// An answer whose head was sent, on its way to the client.
 pub struct Flight {
@@ -17,72 +19,89 @@ pub struct Flight {
     pub meter: Metering,
     /// How long it may take.
     pub limit: Limit,
-}
-
-/// Reads the usage off a copy, and takes the usage chunk out again that only we asked for.
-pub struct Metering {
-    /// The request's row, with the meter.
-    pub reservation: Box<Reservation>,
-    /// Knows the chunk, where there is one.
-    pub filter: Option<Box<UsageChunkFilter>>,
-}
-
-impl Reader for Metering {
-    fn take(&mut self, data: &[u8], downstream: &mut Downstream) {
-        self.reservation.meter(data);
-        match &mut self.filter {
-            None => downstream.push(data),
-            Some(filter) => {
-                let mut kept = Vec::with_capacity(data.len());
-                filter.push(data, &mut kept);
-                downstream.push(&kept);
-            }
-        }
-    }
-
-    fn is_cut(&self) -> bool {
-        self.reservation.is_cut()
-    }
-
-    fn may_ping(&self) -> bool {
-        self.reservation.is_between_events()
-    }
+    /// Whether its length was announced.
+    pub is_measured: bool,
+    /// The most output tokens that the request allows, where it says so.
+    pub max_output: Option<u64>,
 }
 
 impl Flight {
-    /// Copies the answer to its end, whatever that is.
-    pub async fn run(mut self, gateway: &Gateway, stop: Stop) -> Served {
-        let ending = copy(
-            &mut self.upstream,
-            &mut self.downstream,
-            self.limit,
-            stop,
-            &mut self.meter,
-        )
-        .await;
+    /// Takes the answer to its end, whatever that is.
+    pub async fn run(mut self, gateway: &Gateway, mut stop: Stop) -> Served {
+        let flown = self
+            .meter
+            .copy(&mut self.upstream, &mut self.downstream, self.limit, &mut stop)
+            .await;
+        let ending = match flown {
+            Flown::Over(ending) => ending,
+            Flown::Spent(refusal, halt) => return Box::pin(self.halt(gateway, &refusal, halt)).await,
+        };
         self.meter.reservation.entry().error_kind = error_kind(&ending);
         match ending {
             Ending::Complete => self.land(gateway).await,
             Ending::ClientGone => {
                 gateway.metrics.client_gone.inc();
-                Served::Broken
+                Box::pin(self.leave(gateway, stop)).await
             }
-            Ending::Broken(_) | Ending::Timeout | Ending::Stopped => self.break_off(gateway, &ending).await,
+            _ => self.break_off(gateway, &ending).await,
         }
     }
 
     async fn land(mut self, gateway: &Gateway) -> Served {
-        if let Some(filter) = self.meter.filter.take() {
-            let mut kept = Vec::new();
-            filter.finish(&mut kept);
-            self.downstream.push(&kept);
-        }
-        if self.downstream.finish().await.is_err() {
+        self.meter.finish(&mut self.downstream);
+        let finished = self.downstream.finish().await;
+        gateway.upstreams.release(self.upstream);
+        if finished.is_err() {
             self.meter.reservation.entry().error_kind = Some("client_gone");
             return Served::Broken;
         }
-        gateway.upstreams.release(self.upstream);
         Served::Answered(self.downstream)
+    }
+
+    /// Nobody takes the answer any more. It is read on where the configuration says so, and else broken off.
+    async fn leave(self, gateway: &Gateway, mut stop: Stop) -> Served {
+        let Self {
+            upstream,
+            downstream,
+            mut meter,
+            max_output,
+            ..
+        } = self;
+        drop(downstream);
+        let provider = meter.reservation.entry().provider;
+        let answer = meter.reservation.answer().filter(|meter| meter.uses_tokens());
+        let output = answer.map(|meter| meter.so_far().output);
+        let patience = output.and_then(|output| gateway.options.hangups.patience(provider, output, max_output));
+        if let Some(patience) = patience {
+            drain(gateway, upstream, &mut *meter.reservation, patience, &mut stop).await;
+        }
+        Served::Broken
+    }
+
+    /// Ends a stream whose budget is used up, as its protocol ends one at a model's limit. The provider is left at once.
+    async fn halt(self, gateway: &Gateway, refusal: &Refusal, halt: Halt) -> Served {
+        let Self {
+            upstream,
+            mut downstream,
+            mut meter,
+            is_measured,
+            ..
+        } = self;
+        drop(upstream);
+        let entry = meter.reservation.entry();
+        entry.error_kind = Some(stopped(gateway, refusal));
+        tracing::info!(request_id = %entry.request_id, provider = %entry.provider, why = refusal.message(), "a stream was stopped");
+        match halt {
+            // Into an announced length, nothing can be put.
+            Halt::End(ending) if !is_measured => {
+                downstream.push(&ending);
+                match downstream.finish().await {
+                    Ok(()) => Served::Answered(downstream),
+                    Err(_) => Served::Broken,
+                }
+            }
+            _ => cut_off(downstream).await,
+        }
     }
 
     /// A broken stream stays broken: no last chunk, no end of stream. Where the dialect has words for it they go first.
@@ -97,21 +116,27 @@ impl Flight {
                 .missing()
                 .is_none_or(|missing| (event.len() as u64) < missing)
         };
-        if let Some(event) = self.meter.reservation.broken().filter(fits) {
+        let broken = self.meter.reservation.answer().and_then(Meter::broken);
+        if let Some(event) = broken.filter(fits) {
             self.downstream.push(&event);
         }
-        let _ = self.downstream.flush().await;
-        if let Downstream::H2(session) = &mut self.downstream {
-            session.reset();
-        }
-        Served::Broken
+        cut_off(self.downstream).await
     }
+}
+
+/// Ends an answer so that its client knows that it is not whole.
+async fn cut_off(mut downstream: Downstream) -> Served {
+    let _ = downstream.flush().await;
+    if let Downstream::H2(session) = &mut downstream {
+        session.reset();
+    }
+    Served::Broken
 }
 
 /// The ledger's word for an ending; `None` for a complete answer.
 fn error_kind(ending: &Ending) -> Option<&'static str> {
     match ending {
-        Ending::Complete => None,
+        Ending::Complete | Ending::Short => None,
         Ending::ClientGone => Some("client_gone"),
         Ending::Broken(AnswerError::Malformed(_)) => Some("upstream_malformed"),
         Ending::Broken(_) => Some("upstream_reset"),

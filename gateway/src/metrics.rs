@@ -9,6 +9,8 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
+use crate::hangup::Drained;
+
 /// Seconds; from a cached answer to an answer that thinks for minutes.
 const SECONDS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
@@ -40,6 +42,8 @@ pub struct Metrics {
     upstream_errors: IntCounterVec,
     /// Streams that the client left before their end.
     pub client_gone: IntCounter,
+    streams_stopped: IntCounterVec,
+    drained: IntCounterVec,
     ledger_lag: IntGauge,
     snapshot_age: IntGauge,
 }
@@ -88,6 +92,20 @@ impl Metrics {
             "Time to the answer's head without waiting for client or provider",
             OVERHEAD_SECONDS,
         )?;
+        let streams_stopped = counters(
+            "ace_streams_stopped_total",
+            "Streams that were ended before their answer was",
+            &["reason"],
+        )?;
+        let drained = counters(
+            "ace_drained_streams_total",
+            "Answers that were read on although their client had hung up",
+            &["outcome"],
+        )?;
+        streams_stopped.with_label_values(&["quota"]);
+        for outcome in Drained::ALL {
+            drained.with_label_values(&[outcome.as_str()]);
+        }
         let per_provider = |provider: Provider| {
             let name = provider.as_str();
             PerProvider {
@@ -115,6 +133,8 @@ impl Metrics {
                 &registry,
                 IntCounter::new("ace_client_gone_total", "Answers that the client left before their end")?,
             )?,
+            streams_stopped,
+            drained,
             ledger_lag: gauge(
                 "ace_ledger_waiting_rows",
                 "Ledger rows that are not in the database yet",
@@ -172,6 +192,16 @@ impl Metrics {
         self.upstream_errors.with_label_values(&[provider.as_str(), kind]).inc();
     }
 
+    /// Counts a stream that was ended because it may not go on.
+    pub fn streams_stopped(&self, reason: &str) {
+        self.streams_stopped.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts an answer that was read on without its client.
+    pub fn drained(&self, outcome: Drained) {
+        self.drained.with_label_values(&[outcome.as_str()]).inc();
+    }
+
     /// Everything in Prometheus' text format, with these gauges brought up to date.
     pub fn text(&self, ledger_waiting: usize, snapshot_age: Duration) -> Vec<u8> {
         self.ledger_lag.set(i64::try_from(ledger_waiting).unwrap_or(i64::MAX));
@@ -217,6 +247,8 @@ mod tests {
             "ace_own_overhead_seconds",
             "ace_tokens_total",
             "ace_ledger_waiting_rows 3",
+            "ace_streams_stopped_total{reason=\"quota\"} 0",
+            "ace_drained_streams_total{outcome=\"complete\"} 0",
         ] {
             assert!(text.contains(name), "{name} is missing");
         }

@@ -8,6 +8,7 @@ use ace_policies::config::Config;
 
 use crate::engine::downstream::Limits;
 use crate::engine::h1::head::HeadLimits;
+use crate::hangup::Hangups;
 
 /// Settings of the data plane.
 pub struct Options {
@@ -37,6 +38,8 @@ pub struct Options {
     pub aliases: HashMap<String, String>,
     /// Whether streamed OpenAI chat calls are made to tell their usage.
     pub include_usage: bool,
+    /// What becomes of answers whose client has hung up.
+    pub hangups: Hangups,
 }
 
 impl Options {
@@ -70,6 +73,7 @@ impl Options {
                 .map(|silence| (silence > 0).then(|| ms(silence))),
             aliases: config.models.alias.clone().into_iter().collect(),
             include_usage: config.meter.include_usage,
+            hangups: Hangups::of(config),
         }
     }
 }

@@ -77,7 +77,7 @@ async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
         head,
         peer,
         tls,
-        stop,
+        mut stop,
     } = request;
     let head = match head {
         Ok(head) => head,
@@ -99,7 +99,7 @@ async fn serve(gateway: &Arc<Gateway>, request: Incoming) -> Served {
         Err(why) => return refuse(gateway, downstream, &ticket, why.into(), dialect_of(&head.headers)).await,
     };
     // Setting up needs much room and little time; streaming needs little room and may take hours.
-    match Box::pin(call::set_up(gateway, downstream, head, call, peer, ticket)).await {
+    match Box::pin(call::set_up(gateway, downstream, head, call, peer, ticket, &mut stop)).await {
         Outbound::Streaming(flight) => flight.run(gateway, stop).await,
         Outbound::Tunnel(tunnel, reservation) => Box::pin(tunnel.run_metered(gateway, stop, reservation)).await,
         Outbound::Over(served) => served,

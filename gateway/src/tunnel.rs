@@ -9,7 +9,9 @@ use tokio::time::timeout;
 
 use crate::engine::{AnswerHead, Downstream, Headers, ResponseHead, Served, Stop, Stream, Upstream};
 use crate::ledger::Reservation;
+use crate::metering::{Budget, stopped};
 use crate::proxy::Gateway;
+use crate::refusal::Refusal;
 use crate::ticket::Ticket;
 
 /// Bytes of one read; messages of a conversation are small.
@@ -18,8 +20,18 @@ const BUFFER: usize = 16 * 1024;
 /// How often it is asked whether the caller still stands: a connection outlives many tokens.
 const WATCH: Duration = Duration::from_secs(1);
 
+/// How long a client that is told why its connection ends may take to leave.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// RFC 6455, 7.4.1: what was asked for goes against a policy.
+const POLICY_VIOLATION: u16 = 1008;
+/// The IANA registry of close codes: the server cannot go on now.
+const TRY_AGAIN_LATER: u16 = 1013;
+
+/// RFC 6455, 5.5: a control frame carries 125 bytes, two of which are the code.
+const MAX_REASON: usize = 123;
+
 /// How a tunnel ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
     /// One side closed it, or broke.
     Closed,
@@ -27,6 +39,8 @@ enum Ending {
     Stopped,
     /// The caller's token was revoked.
     Revoked,
+    /// A limit is spent.
+    Spent(Box<Refusal>),
 }
 
 /// Both ends, before the client knows.
@@ -60,13 +74,19 @@ impl Tunnel {
 
     /// Answers 101 and passes bytes on until either side closes or the process ends. `write` is for either side to take what is
     /// written to it.
-    pub async fn run(self, write: Duration, stop: Stop) -> Served {
-        self.pass(write, stop, std::future::pending(), |_| {}).await;
+    pub async fn run(self, write: Duration, mut stop: Stop) -> Served {
+        if let Some((mut client, mut server)) = self.open().await {
+            tokio::select! {
+                _ = pass(&mut client.read, client.ahead, &mut server.write, write) => {}
+                _ = pass(&mut server.read, server.ahead, &mut client.write, write) => {}
+                () = stop.ending() => {}
+            }
+        }
         Served::Broken
     }
 
-    /// [`Self::run`] for a call that is metered, until its caller's token is revoked.
-    pub async fn run_metered(self, gateway: &Gateway, stop: Stop, mut reservation: Box<Reservation>) -> Served {
+    /// [`Self::run`] for a call that is metered, until its caller's token is revoked or a limit is spent.
+    pub async fn run_metered(self, gateway: &Gateway, mut stop: Stop, mut reservation: Box<Reservation>) -> Served {
         let claims = reservation.entry().claims.clone();
         let revoked = async {
             while gateway.gate.stands(&claims) {
@@ -74,40 +94,50 @@ impl Tunnel {
             }
         };
         let write = gateway.options.limits.write;
-        let ending = self.pass(write, stop, revoked, |data| reservation.meter(data)).await;
-        reservation.entry().error_kind = match ending {
+        let Some((mut client, mut server)) = self.open().await else {
+            reservation.entry().error_kind = None;
+            return Served::Broken;
+        };
+        let listener = Listener {
+            reservation: &mut *reservation,
+            refusal: None,
+            is_cut: false,
+        };
+        // Whichever side closes first ends it: neither has anything to say to nobody.
+        let ending = tokio::select! {
+            _ = pass(&mut client.read, client.ahead, &mut server.write, write) => Ending::Closed,
+            ending = pass_metered(&mut server.read, server.ahead, &mut client.write, write, listener) => {
+                ending.unwrap_or(Ending::Closed)
+            }
+            () = stop.ending() => Ending::Stopped,
+            () = revoked => Ending::Revoked,
+        };
+        reservation.entry().error_kind = match &ending {
             Ending::Closed => None,
             Ending::Stopped => Some("stopped"),
             Ending::Revoked => Some("revoked"),
+            Ending::Spent(refusal) => Some(stopped(gateway, refusal)),
         };
+        drop((server.read, server.write));
+        if let Ending::Spent(refusal) = ending {
+            let _ = timeout(LINGER, close(client.read, client.write, &refusal)).await;
+        }
         Served::Broken
     }
 
-    async fn pass(
-        self,
-        write: Duration,
-        mut stop: Stop,
-        revoked: impl Future<Output = ()>,
-        mut read: impl FnMut(&[u8]),
-    ) -> Ending {
+    /// Answers 101; gives both ends.
+    async fn open(self) -> Option<(End, End)> {
         let Self {
             mut downstream,
             upstream,
             head,
         } = self;
         if downstream.start(&head).is_err() || downstream.flush().await.is_err() {
-            return Ending::Closed;
+            return None;
         }
-        let (Downstream::H1(client), Some(server)) = (downstream, upstream.into_tunnel()) else {
-            return Ending::Closed;
-        };
-        let (client, server) = (End::new(client.into_tunnel()), End::new(server));
-        // Whichever side closes first ends it: neither has anything to say to nobody.
-        tokio::select! {
-            _ = pass(client.read, client.ahead, server.write, write, |_| {}) => Ending::Closed,
-            _ = pass(server.read, server.ahead, client.write, write, &mut read) => Ending::Closed,
-            () = stop.ending() => Ending::Stopped,
-            () = revoked => Ending::Revoked,
+        match (downstream, upstream.into_tunnel()) {
+            (Downstream::H1(client), Some(server)) => Some((End::new(client.into_tunnel()), End::new(server))),
+            _ => None,
         }
     }
 }
@@ -127,23 +157,107 @@ impl End {
 }
 
 async fn pass(
-    mut from: ReadHalf<Stream>,
+    from: &mut ReadHalf<Stream>,
     ahead: BytesMut,
-    mut to: WriteHalf<Stream>,
+    to: &mut WriteHalf<Stream>,
     write: Duration,
-    mut read: impl FnMut(&[u8]),
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
-    read(&ahead);
-    timeout(write, send(&mut to, &ahead)).await??;
+    timeout(write, send(to, &ahead)).await??;
     loop {
         let count = from.read(&mut buffer).await?;
         if count == 0 {
             return to.shutdown().await;
         }
-        read(&buffer[..count]);
-        timeout(write, send(&mut to, &buffer[..count])).await??;
+        timeout(write, send(to, &buffer[..count])).await??;
     }
+}
+
+/// [`pass`] for what a server says, as long as the budget lasts.
+async fn pass_metered(
+    from: &mut ReadHalf<Stream>,
+    ahead: BytesMut,
+    to: &mut WriteHalf<Stream>,
+    write: Duration,
+    mut listener: Listener<'_, impl Budget>,
+) -> io::Result<Ending> {
+    let mut buffer = vec![0; BUFFER];
+    let mut heard = listener.hear(&ahead);
+    timeout(write, send(to, &ahead[..heard])).await??;
+    loop {
+        if let Some(refusal) = listener.is_over().await {
+            return Ok(Ending::Spent(refusal));
+        }
+        let count = from.read(&mut buffer).await?;
+        if count == 0 {
+            to.shutdown().await?;
+            return Ok(Ending::Closed);
+        }
+        heard = listener.hear(&buffer[..count]);
+        timeout(write, send(to, &buffer[..heard])).await??;
+    }
+}
+
+/// Reads what a server says, and when it is to be cut short.
+struct Listener<'r, B> {
+    reservation: &'r mut B,
+    refusal: Option<Box<Refusal>>,
+    /// The last frame that goes on has ended.
+    is_cut: bool,
+}
+
+impl<B: Budget> Listener<'_, B> {
+    /// Reads a piece and says how much of it goes on: beyond its budget a connection ends with the frame that is passing.
+    fn hear(&mut self, data: &[u8]) -> usize {
+        if self.refusal.is_none() {
+            self.reservation.meter(data);
+            return data.len();
+        }
+        for (at, byte) in data.iter().enumerate() {
+            if self.reservation.is_between_frames() {
+                self.is_cut = true;
+                self.reservation.meter_unsent(&data[at..]);
+                return at;
+            }
+            self.reservation.meter(std::slice::from_ref(byte));
+        }
+        data.len()
+    }
+
+    /// Waits for more budget where there is too little, and says why the connection is to end here.
+    async fn is_over(&mut self) -> Option<Box<Refusal>> {
+        if self.refusal.is_none() && self.reservation.is_short() {
+            self.refusal = self.reservation.extend().await.err().map(Box::new);
+        }
+        self.refusal
+            .take_if(|_| self.is_cut || self.reservation.is_between_frames())
+    }
+}
+
+/// Says why the connection ends, in a frame of the protocol, and waits for the client to leave: closing on bytes that it has
+/// sent would take the frame back.
+async fn close(mut client: ReadHalf<Stream>, mut to: WriteHalf<Stream>, refusal: &Refusal) -> io::Result<()> {
+    let code = if refusal.is_limit() {
+        POLICY_VIOLATION
+    } else {
+        TRY_AGAIN_LATER
+    };
+    let reason = format!("{}: {}", refusal.reason(), refusal.message());
+    send(&mut to, &close_frame(code, &reason)).await?;
+    to.shutdown().await?;
+    let mut unread = [0; 1024];
+    while client.read(&mut unread).await? > 0 {}
+    Ok(())
+}
+
+/// A server's close frame, its reason cut to what fits in.
+fn close_frame(code: u16, reason: &str) -> Vec<u8> {
+    const FINAL_CLOSE: u8 = 0x88;
+    let reason = &reason[..reason.floor_char_boundary(MAX_REASON)];
+    let mut frame = vec![FINAL_CLOSE, 2 + reason.len() as u8];
+    frame.extend(code.to_be_bytes());
+    frame.extend(reason.as_bytes());
+    frame
 }
 
 async fn send(to: &mut WriteHalf<Stream>, bytes: &[u8]) -> io::Result<()> {

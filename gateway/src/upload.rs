@@ -116,6 +116,7 @@ impl Uploads {
                 upstream,
                 head: answer,
                 usage_chunk: false,
+                max_output: None,
                 upload: Some(begun),
             }),
             Some(Err(error)) => Err(failed(gateway, &error, &mut reservation).into()),

@@ -146,6 +146,14 @@ impl Downstream {
         }
     }
 
+    /// Ends the connection, or the stream, of a client that has gone, should it still listen.
+    pub async fn hang_up(&mut self) {
+        match self {
+            Self::H1(session) => session.hang_up().await,
+            Self::H2(session) => session.reset(),
+        }
+    }
+
     /// Asks for the connection to be closed after this answer. HTTP/2 connections are closed by their accept loop.
     pub fn close_after(&mut self) {
         if let Self::H1(session) = self {

@@ -326,6 +326,12 @@ impl H1Server {
         }
     }
 
+    /// Ends our side of a connection whose client has gone.
+    pub async fn hang_up(&mut self) {
+        self.keep_alive = false;
+        let _ = timeout_at(Instant::now() + LINGER, self.stream.shutdown()).await;
+    }
+
     /// Leaves HTTP: the transport and what was read ahead, for a tunnel.
     pub fn into_tunnel(self) -> (Stream, BytesMut) {
         (self.stream, self.ahead)
