@@ -207,10 +207,7 @@ impl Reservation {
     }
 
     /// What has flowed so far, counted safely high. Cheap enough for every piece.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "what is reserved is not compared with it yet")
-    )]
+    #[expect(dead_code, reason = "what is reserved is not compared with it yet")]
     pub(crate) fn flowed(&self) -> Usage {
         let bytes_in = self.entry.as_ref().map_or(0, |entry| entry.bytes_in);
         match &self.meter {
