@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::provider::{Meter, RealtimeMeter, tokens_in};
 use crate::refusal::Refusal;
 
+pub mod journal;
 pub mod writer;
 
 /// A row of the ledger.

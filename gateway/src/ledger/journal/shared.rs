@@ -1,0 +1,280 @@
+//! What the threads that append, the keeper and the database's writer share.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::sync::OnceLock;
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::pen::{Pen, Spot, Written};
+use super::record::void;
+use super::segment::{Disk, Names, Segment, remove, rewrite};
+use super::stats::{JournalStats, count, set};
+use super::{Fsync, JournalError, JournalOptions};
+
+/// How long a disk that was full or broken is left alone.
+pub(super) const RETRY_AFTER: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 1_000 });
+
+/// Locks are taken in the order `synced`, `maker`, `pen`, and only `pen` by those who append.
+pub(super) struct Shared {
+    pub names: Names,
+    pub options: JournalOptions,
+    pub disk: Box<dyn Disk>,
+    pub stats: JournalStats,
+    pub keeper: OnceLock<Thread>,
+    pen: Mutex<Pen>,
+    maker: Mutex<Maker>,
+    /// How many records are safe from a loss of power. Whoever has it calls `fdatasync` for all who wait.
+    synced: Mutex<u64>,
+    /// Held for as long as the instance lives.
+    _lock: File,
+}
+
+/// Makes segments.
+struct Maker {
+    next: u64,
+    /// When the last attempt failed, and how.
+    failed: Option<(Instant, ErrorKind)>,
+}
+
+impl Shared {
+    pub fn start(names: Names, options: JournalOptions, disk: Box<dyn Disk>, lock: File) -> io::Result<Self> {
+        let syncs = options.fsync != Fsync::Never;
+        let first = Segment::create(&names, 0, options.segment_bytes, &*disk, syncs)?;
+        let shared = Self {
+            pen: Mutex::new(Pen::new(first, options.segment_bytes, syncs)),
+            maker: Mutex::new(Maker { next: 1, failed: None }),
+            synced: Mutex::new(0),
+            stats: JournalStats::default(),
+            keeper: OnceLock::new(),
+            names,
+            options,
+            disk,
+            _lock: lock,
+        };
+        count(&shared.stats.segments_made);
+        set(&shared.stats.segments, 1);
+        Ok(shared)
+    }
+
+    pub fn pen(&self) -> MutexGuard<'_, Pen> {
+        self.pen.lock()
+    }
+
+    /// Ends a turn with the pen: figures, and waking the keeper where there is something to do.
+    pub fn put_down(&self, mut pen: MutexGuard<'_, Pen>) {
+        set(&self.stats.open, pen.open());
+        set(&self.stats.unsaved, pen.unsaved());
+        set(&self.stats.segments, pen.segments());
+        let records_wait = pen.asleep && !pen.is_synced();
+        let wake = std::mem::take(&mut pen.urgent) || records_wait;
+        if wake {
+            pen.asleep = false;
+        }
+        drop(pen);
+        if wake && let Some(keeper) = self.keeper.get() {
+            keeper.unpark();
+        }
+    }
+
+    /// Writes an admission, if there is room for it and for all that it promises.
+    pub fn admit(&self, record: &mut [u8]) -> Result<Written, JournalError> {
+        loop {
+            let mut pen = self.pen();
+            if pen.closed {
+                return Err(JournalError::Closed);
+            }
+            if pen.distrusted {
+                return Err(JournalError::Sync);
+            }
+            if pen.has_room(record.len()) {
+                let written = self.save(&mut pen).and_then(|()| self.write(&mut pen, record));
+                if written.is_ok() {
+                    pen.opened();
+                }
+                self.put_down(pen);
+                return Ok(written?);
+            }
+            drop(pen);
+            self.make_room(record.len())?;
+        }
+    }
+
+    /// Writes a request's end; where the disk does not take it, it stays in memory and is tried again with the next record.
+    pub fn end(&self, record: &mut [u8]) -> (Spot, Option<Written>) {
+        let mut pen = self.pen();
+        pen.settled();
+        let written = self.save(&mut pen).and_then(|()| self.write(&mut pen, record)).ok();
+        let spot = match &written {
+            Some(written) => Spot::Segment(written.segment),
+            None => pen.keep(record),
+        };
+        self.put_down(pen);
+        (spot, written)
+    }
+
+    fn write(&self, pen: &mut Pen, record: &mut [u8]) -> io::Result<Written> {
+        let written = pen.write(record, &*self.disk);
+        self.note(pen, written.as_ref().err());
+        written.inspect(|_| self.stats.wrote(record.len()))
+    }
+
+    /// Writes what is in memory alone.
+    pub fn save(&self, pen: &mut Pen) -> io::Result<()> {
+        while pen.unsaved() > 0 {
+            let saved = pen.save_next(&*self.disk);
+            self.note(pen, saved.as_ref().err());
+            saved?.inspect(|bytes| self.stats.wrote(*bytes));
+        }
+        Ok(())
+    }
+
+    fn note(&self, pen: &mut Pen, error: Option<&io::Error>) {
+        let Some(error) = error else {
+            pen.failing = false;
+            return;
+        };
+        count(&self.stats.write_errors);
+        if !std::mem::replace(&mut pen.failing, true) {
+            tracing::error!(dir = %self.names.dir.display(), %error, "the journal cannot be written; requests are refused");
+        }
+    }
+
+    /// Makes a segment where one is missing for a record of `len`.
+    fn make_room(&self, len: usize) -> Result<(), JournalError> {
+        let mut maker = self.maker.lock();
+        if self.pen().has_room(len) {
+            return Ok(());
+        }
+        match maker.failed {
+            Some((at, kind)) if at.elapsed() < RETRY_AFTER => Err(io::Error::from(kind).into()),
+            _ => Ok(self.make(&mut maker)?),
+        }
+    }
+
+    /// Makes the next segment ahead. Whether there is one now.
+    pub fn prepare(&self) -> bool {
+        let mut maker = self.maker.lock();
+        self.pen().is_prepared() || self.make(&mut maker).is_ok()
+    }
+
+    fn make(&self, maker: &mut Maker) -> io::Result<()> {
+        let sequence = maker.next;
+        maker.next += 1;
+        let durable = self.options.fsync != Fsync::Never;
+        let made = Segment::create(&self.names, sequence, self.options.segment_bytes, &*self.disk, durable);
+        match made {
+            Ok(segment) => {
+                maker.failed = None;
+                count(&self.stats.segments_made);
+                let mut pen = self.pen();
+                pen.push_ready(segment);
+                self.put_down(pen);
+                Ok(())
+            }
+            Err(error) => {
+                count(&self.stats.allocation_errors);
+                if maker.failed.replace((Instant::now(), error.kind())).is_none() {
+                    tracing::error!(dir = %self.names.dir.display(), %error, "the journal cannot grow");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Begins a new segment after `fdatasync` failed, with room for all that is promised. Whether all is well now.
+    pub fn renew(&self) -> bool {
+        if !self.pen().distrusted {
+            return true;
+        }
+        let mut maker = self.maker.lock();
+        // At least one is made anew, header and all: the disk has to prove itself.
+        while self.make(&mut maker).is_ok() {
+            let mut pen = self.pen();
+            if pen.has_new_room() && pen.leave_distrusted().is_ok() {
+                tracing::warn!("the journal goes on in a new file");
+                self.put_down(pen);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Returns when a record is safe from a loss of power, with all others written until then.
+    pub fn sync_to(&self, written: &Written) -> Result<(), JournalError> {
+        let mut synced = self.synced.lock();
+        // Asked first: what was written before a failure is not safe, whatever succeeded since.
+        if self.pen().failures() != written.failures {
+            return Err(JournalError::Sync);
+        }
+        if *synced >= written.number {
+            return Ok(());
+        }
+        self.sync_all(&mut synced)
+    }
+
+    /// The same for all records. Whether there were any.
+    pub fn sync(&self) -> bool {
+        let mut synced = self.synced.lock();
+        if self.pen().is_synced() {
+            return false;
+        }
+        // Its failure is counted and logged, and stops admission.
+        let _ = self.sync_all(&mut synced);
+        true
+    }
+
+    fn sync_all(&self, synced: &mut u64) -> Result<(), JournalError> {
+        let (files, number) = self.pen().take_unsynced();
+        for file in files {
+            let begun = Instant::now();
+            let done = self.disk.sync(&file);
+            self.stats.synced(begun.elapsed());
+            if let Err(error) = done {
+                self.distrust(&error);
+                return Err(JournalError::Sync);
+            }
+        }
+        *synced = number;
+        Ok(())
+    }
+
+    fn distrust(&self, error: &io::Error) {
+        count(&self.stats.fsync_errors);
+        tracing::error!(dir = %self.names.dir.display(), %error, "the journal is not safe on the disk; requests are refused");
+        let mut pen = self.pen();
+        pen.distrust();
+        self.put_down(pen);
+    }
+
+    /// Takes an admission back, so that a recovery does not charge what was refused.
+    pub fn withdraw(&self, written: &Written, record: &mut [u8]) {
+        void(record);
+        if let Err(error) = rewrite(&self.names, written.segment, record, written.at, &*self.disk) {
+            tracing::warn!(%error, "a refused request stays in the journal");
+        }
+        let mut pen = self.pen();
+        pen.withdraw(written);
+        self.put_down(pen);
+    }
+
+    /// Deletes the segments of which nothing is needed.
+    pub fn delete_garbage(&self) {
+        let mut pen = self.pen();
+        let garbage = pen.take_garbage();
+        self.put_down(pen);
+        for sequence in garbage {
+            remove(&self.names.segment(sequence));
+        }
+    }
+
+    /// Deletes everything, the lock last.
+    pub fn delete_all(&self, pen: &Pen) {
+        for sequence in pen.unfilled() {
+            remove(&self.names.segment(sequence));
+        }
+        remove(&self.names.lock());
+    }
+}
