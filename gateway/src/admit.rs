@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ace_policies::KeyId;
+use ace_policies::quota::Day;
 use ace_policies::token::{Claims, kid_of};
 use ace_policies::usage::{Source, Usage};
 use http::HeaderMap;
@@ -17,7 +18,8 @@ use crate::body::Body;
 use crate::clock::now_s;
 use crate::credential::Candidates;
 use crate::keys::{KeyLease, Turns};
-use crate::ledger::{Entry, Ledger, Reservation};
+use crate::ledger::row::Entry;
+use crate::ledger::{Estimate, Ledger, Reservation};
 use crate::model;
 use crate::refusal::Refusal;
 use crate::route::Call;
@@ -166,8 +168,8 @@ impl Gate {
         Some(claims)
     }
 
-    /// Takes the request's place in the ledger, checks the model and leases a key that serves it, or the model that `alias` puts
-    /// in its place. A refusal of a known caller is recorded.
+    /// Begins the request's row, checks the model, leases a key that serves it, or the model that `alias` puts in its place, and reserves
+    /// what the request may use. A refusal of a known caller is recorded.
     pub async fn admit(
         &self,
         caller: Authorized,
@@ -176,22 +178,12 @@ impl Gate {
         alias: Option<&str>,
     ) -> Result<Admitted, Refusal> {
         let Authorized { claims, call } = caller;
-        let asked = model::asked(&call, arrival.target.as_bytes(), body).map(|model| model.into_owned());
         let mut reservation = self.record(&claims, &call, arrival, None)?;
-        reservation.entry().model_asked.clone_from(&asked);
-        let allowed = self.still_stands(&claims).and_then(|()| match &claims.models {
-            Some(models) => model::check(&call, arrival.target.as_bytes(), body, models),
-            None => Ok(()),
-        });
-        let key = match allowed {
-            Ok(()) => self.lease(&claims, &call, alias.or(asked.as_deref())).await,
-            Err(refusal) => Err(refusal),
-        };
-        match key {
-            Ok(key) => {
-                reservation.entry().key = Some(key.key().id);
-                Ok(Admitted { call, key, reservation })
-            }
+        match self
+            .check_in(&mut reservation, &claims, &call, arrival, body, alias)
+            .await
+        {
+            Ok(key) => Ok(Admitted { call, key, reservation }),
             Err(refusal) => {
                 let entry = reservation.entry();
                 entry.status = refusal.status().as_u16();
@@ -199,6 +191,30 @@ impl Gate {
                 Err(refusal)
             }
         }
+    }
+
+    async fn check_in(
+        &self,
+        reservation: &mut Reservation,
+        claims: &Claims,
+        call: &Call,
+        arrival: &Arrival<'_>,
+        body: &Body<'_>,
+        alias: Option<&str>,
+    ) -> Result<KeyLease, Refusal> {
+        let asked = model::asked(call, arrival.target.as_bytes(), body).map(|model| model.into_owned());
+        reservation.entry().model_asked.clone_from(&asked);
+        self.still_stands(claims)?;
+        if let Some(models) = &claims.models {
+            model::check(call, arrival.target.as_bytes(), body, models)?;
+        }
+        let key = self.lease(claims, call, alias.or(asked.as_deref())).await?;
+        let entry = reservation.entry();
+        entry.key = Some(key.key().id);
+        entry.streamed = body.streams();
+        let limits = self.store.snapshot().limits.clone();
+        reservation.admit(estimate(call, body), &limits).await?;
+        Ok(key)
     }
 
     /// Whether a token whose claims were good still is, as far as this node knows.
@@ -225,7 +241,7 @@ impl Gate {
     ) -> Result<Reservation, Refusal> {
         let entry = new_entry(claims, call, arrival, key);
         self.ledger
-            .reserve(entry, arrival.started)
+            .record(entry, arrival.started)
             .ok_or(unavailable("The ledger is behind; the request cannot be recorded"))
     }
 
@@ -246,6 +262,19 @@ enum Checked {
     Good(Arc<Claims>),
     Unknown,
     Refused,
+}
+
+/// What a call may use, by what it says.
+fn estimate(call: &Call, body: &Body<'_>) -> Estimate {
+    if !call.api.costs_tokens() {
+        return Estimate::default();
+    }
+    Estimate {
+        input_bytes: body.readable_bytes(),
+        max_output: body.max_output(),
+        writes: call.api.writes_text(),
+        service_tier: None,
+    }
 }
 
 fn unavailable(message: &'static str) -> Refusal {
@@ -278,18 +307,26 @@ fn new_entry(claims: &Arc<Claims>, call: &Call, arrival: &Arrival<'_>, key: Opti
         bytes_in: arrival.bytes_in,
         bytes_out: 0,
         upstream_request_id: None,
+        service_tier: None,
+        cost_micro_usd: 0,
+        price: None,
+        charged_requests: 0,
+        day: Day::default(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use ace_migrations::testing::test_databases;
+    use ace_policies::config::Config;
     use ace_policies::vault::{MasterKey, Vault};
     use ace_policies::{TenantId, UserId};
     use http::Method;
 
     use super::*;
+    use crate::ledger::tasks::{self, Around};
     use crate::metrics::Metrics;
+    use crate::prices::Prices;
     use crate::route::{Route, route};
     use crate::store::Refresher;
 
@@ -345,7 +382,17 @@ mod tests {
             let started = Refresher::start(database.db.clone(), vault, Duration::from_secs(60)).await;
             let (store, refresher) = started.unwrap();
             tokio::spawn(refresher.run());
-            let (ledger, _rows) = Ledger::new(10, Arc::new(Metrics::new().unwrap()));
+            let folder = tempfile::tempdir().unwrap();
+            let around = Around {
+                db: database.db.clone(),
+                folder: folder.path().to_owned(),
+                gateway_id: "test".to_owned(),
+                store: store.clone(),
+                prices: Prices::built_in(),
+                metrics: Arc::new(Metrics::new().unwrap()),
+            };
+            let config = Config::from_sources(None, [], &[]).unwrap();
+            let (ledger, _tasks) = tasks::start(&config, around).await.unwrap();
             let gate = Gate::new(store, ledger, 10, Duration::from_secs(60));
             assert!(matches!(refusal(&gate, 4).await, Refusal::Auth));
             assert!(

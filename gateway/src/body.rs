@@ -112,6 +112,27 @@ impl<'b> Body<'b> {
         self.fields.as_ref()?.max_output
     }
 
+    /// Bytes of it that a model reads as text: all of them, but for files, of which a model makes far fewer tokens than they have bytes.
+    pub fn readable_bytes(&self) -> u64 {
+        let all = self.text.len() as u64;
+        match self.is_read() {
+            true if all > LONG as u64 => all - self.packed_bytes(),
+            true => all,
+            false => all / PACKED,
+        }
+    }
+
+    /// What is not counted of the files in a JSON text, which stand there in base64.
+    fn packed_bytes(&self) -> u64 {
+        let mut packed = 0;
+        json::strings(&self.text, |_, text| {
+            if text.len() > LONG && is_packed(text) {
+                packed += text.len() as u64 / PACKED * (PACKED - 1);
+            }
+        });
+        packed
+    }
+
     /// Asks for usage in a streamed OpenAI chat call that lacks it. `None`: it has it, or the dialect has no such thing.
     ///
     /// Where this returned an edit, the chunk that it brings is the gateway's to take out again (`UsageChunkFilter`).
@@ -190,6 +211,18 @@ pub fn apply(bytes: &[u8], mut edits: Vec<Edit>) -> Vec<u8> {
     }
     out.extend_from_slice(&bytes[done..]);
     out
+}
+
+/// Strings longer than this may be files.
+const LONG: usize = 4096;
+/// Bytes of a file that are counted as one: a picture of a megabyte is some thousand tokens, a minute of speech some hundred.
+const PACKED: u64 = 64;
+
+/// Whether a string holds no text but base64, judged by its middle.
+fn is_packed(text: &[u8]) -> bool {
+    let middle = &text[text.len() / 2..][..LONG / 4];
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_' | b'=' | b'\\');
+    middle.iter().all(is_digit)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -31,6 +31,7 @@ pub mod metrics;
 pub mod node;
 pub mod options;
 pub mod own;
+pub mod prices;
 pub mod proxy;
 pub mod snapshot;
 pub mod state;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ace_policies::Provider;
+use ace_policies::quota::LimitName;
 use ace_policies::usage::Usage;
 use prometheus::core::Collector;
 use prometheus::{
@@ -46,6 +47,15 @@ pub struct Metrics {
     drained: IntCounterVec,
     ledger_lag: IntGauge,
     snapshot_age: IntGauge,
+    /// Rows that the database refused for good.
+    pub ledger_rows_lost: IntCounter,
+    /// Answers of the database to asks for leases.
+    pub leases_asked: IntCounter,
+    /// Requests that went through although limits could not be checked.
+    pub quota_failed_open: IntCounter,
+    quota_refusals: IntCounterVec,
+    quota_dry_runs: IntCounterVec,
+    quota_thresholds: IntCounterVec,
 }
 
 struct PerProvider {
@@ -71,6 +81,7 @@ impl Metrics {
             )
         };
         let gauge = |name: &str, help: &str| register(&registry, IntGauge::new(name, help)?);
+        let count = |name: &str, help: &str| register(&registry, IntCounter::new(name, help)?);
         let requests = counters(
             "ace_requests_total",
             "Answered data-plane requests",
@@ -143,8 +154,52 @@ impl Metrics {
                 "ace_snapshot_age_milliseconds",
                 "Since the database last confirmed users, sessions and keys",
             )?,
+            ledger_rows_lost: count(
+                "ace_ledger_rows_lost_total",
+                "Ledger rows that the database refused for good",
+            )?,
+            leases_asked: count(
+                "ace_quota_leases_asked_total",
+                "Buckets for which leases were asked of the database",
+            )?,
+            quota_failed_open: count(
+                "ace_quota_failed_open_total",
+                "Requests let through although limits could not be checked",
+            )?,
+            quota_refusals: counters("ace_quota_refusals_total", "Requests refused by a limit", &["limit"])?,
+            quota_dry_runs: counters(
+                "ace_quota_dry_run_total",
+                "Requests that a limit in dry run would refuse",
+                &["limit"],
+            )?,
+            quota_thresholds: counters(
+                "ace_quota_thresholds_total",
+                "Soft thresholds passed",
+                &["limit", "percent"],
+            )?,
             registry,
         })
+    }
+
+    /// Counts a refusal by the limit that is spent.
+    pub fn quota_refused(&self, limit: LimitName) {
+        self.quota_refusals.with_label_values(&[limit.as_str()]).inc();
+    }
+
+    /// Counts what a limit in dry run would refuse.
+    pub fn quota_dry_run(&self, limit: LimitName) {
+        self.quota_dry_runs.with_label_values(&[limit.as_str()]).inc();
+    }
+
+    /// Counts a request that the price table does not know the model of.
+    pub fn unpriced(&self, _provider: Provider) {}
+
+    /// Counts a soft threshold that was passed.
+    pub fn quota_threshold(&self, limit: LimitName, percent: u8) {
+        let percent = percent.to_string();
+        self.quota_thresholds
+            .with_label_values(&[limit.as_str(), &percent])
+            .inc();
     }
 
     /// Counts an answered request.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,6 @@ use ace_policies::config::Config;
 use ace_policies::ssrf::{EgressAllow, EgressError};
 use ace_policies::vault::{MasterKey, Vault, purpose};
 use rustls::pki_types::pem::PemObject;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 use crate::admit::Gate;
 use crate::control::ControlPlane;
@@ -20,18 +19,16 @@ use crate::engine::pool::Pool;
 use crate::engine::server::{Server, ServerOptions, TlsFiles};
 use crate::engine::upstream::Upstreams;
 use crate::expose::{self, Exposed};
-use crate::ledger::Ledger;
-use crate::ledger::writer::{Writer, WriterOptions};
+use crate::ledger::tasks::{self, Around, LedgerError, Tasks};
 use crate::metrics::Metrics;
 use crate::options::Options;
+use crate::prices::Prices;
 use crate::proxy::Gateway;
 use crate::store::{LoadError, Refresher};
 use crate::upload::Uploads;
 
 /// How long streams that were told to end may take for it.
 const END_GRACE: Duration = Duration::from_secs(1);
-/// How long the ledger's last rows may take.
-const LEDGER_GRACE: Duration = Duration::from_secs(10);
 
 /// What a node is made of.
 pub struct Parts {
@@ -47,6 +44,8 @@ pub struct Parts {
     pub metrics: Option<TcpListener>,
     /// Which gateway this is, in the ledger.
     pub gateway_id: String,
+    /// Where the journal is kept.
+    pub state_dir: PathBuf,
 }
 
 /// Why a node does not start.
@@ -55,6 +54,9 @@ pub enum StartError {
     /// The database could not be read.
     #[error("the database cannot be read: {0}")]
     Load(#[from] LoadError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// `egress.allow` is not understood.
     #[error("[egress] allow: {0}")]
     Egress(#[from] EgressError),
@@ -70,8 +72,7 @@ pub enum StartError {
 pub struct Node {
     server: Server,
     gateway: Arc<Gateway>,
-    writer: JoinHandle<()>,
-    give_up: oneshot::Sender<()>,
+    tasks: Tasks,
     drain: Duration,
 }
 
@@ -85,25 +86,24 @@ impl Node {
             listeners,
             metrics: metrics_listener,
             gateway_id,
+            state_dir,
         } = parts;
         let options = Options::of(config);
         let metrics = Arc::new(Metrics::new()?);
-        let (ledger, rows) = Ledger::new(options.ledger_queue, metrics.clone());
         let vault = older.iter().fold(Vault::new(&master), Vault::with_older);
         let (store, refresher) =
             Refresher::start(db.clone(), vault, Duration::from_millis(config.auth.refresh_ms)).await?;
         tokio::spawn(refresher.run());
 
-        let written = WriterOptions {
-            batch: config.ledger.batch,
-            flush: Duration::from_millis(config.ledger.flush_ms),
+        let around = Around {
+            db,
+            folder: state_dir.join("journal"),
             gateway_id,
+            store: store.clone(),
+            prices: Prices::built_in(),
+            metrics: metrics.clone(),
         };
-        let writer = Writer::new(db, &ledger, rows, written);
-        let (give_up, gave_up) = oneshot::channel();
-        let writer = tokio::spawn(writer.run(async {
-            let _ = gave_up.await;
-        }));
+        let (ledger, tasks) = tasks::start(config, around).await?;
         if let Some(listener) = metrics_listener {
             listener.set_nonblocking(true)?;
             let exposed = Exposed {
@@ -134,8 +134,7 @@ impl Node {
         Ok(Self {
             server,
             gateway,
-            writer,
-            give_up,
+            tasks,
             drain: Duration::from_millis(config.timeouts.drain),
         })
     }
@@ -145,8 +144,7 @@ impl Node {
         let Self {
             server,
             gateway,
-            writer,
-            give_up,
+            tasks,
             drain,
         } = self;
         let left = server.stop(drain, END_GRACE).await;
@@ -155,11 +153,7 @@ impl Node {
         }
         // The ledger's last sender; with it gone the writer comes to its end.
         drop(gateway);
-        let mut writer = writer;
-        if tokio::time::timeout(LEDGER_GRACE, &mut writer).await.is_err() {
-            let _ = give_up.send(());
-            let _ = tokio::time::timeout(Duration::from_secs(1), writer).await;
-        }
+        tasks.stop().await;
     }
 
     /// Requests in flight.

@@ -30,8 +30,6 @@ pub struct Options {
     pub total: Option<Duration>,
     /// How old the view of users and keys may be.
     pub max_staleness: Duration,
-    /// Rows that may wait for the ledger's writer.
-    pub ledger_queue: usize,
     /// After how much silence a stream of OpenAI's gets a comment, and one of Anthropic's a ping; `None` is never.
     keep_alive: [Option<Duration>; 2],
     /// Model names that stand for others.
@@ -68,7 +66,6 @@ impl Options {
             chunk: ms(timeouts.chunk),
             total: (timeouts.total > 0).then(|| ms(timeouts.total)),
             max_staleness: Duration::from_secs(config.auth.max_staleness_s),
-            ledger_queue: config.ledger.queue,
             keep_alive: [config.keepalive.openai_ms, config.keepalive.anthropic_ms]
                 .map(|silence| (silence > 0).then(|| ms(silence))),
             aliases: config.models.alias.clone().into_iter().collect(),

@@ -24,7 +24,7 @@ pub async fn ready(gateway: &Gateway, downstream: Downstream, ticket: &Ticket) -
     if gateway.gate.store().staleness() > gateway.options.max_staleness.min(Duration::from_secs(10)) {
         reasons.push("database");
     }
-    if gateway.gate.ledger().waiting() >= gateway.options.ledger_queue {
+    if gateway.gate.ledger().is_full() {
         reasons.push("ledger");
     }
     if !gateway.control.is_reachable(&gateway.upstreams).await {

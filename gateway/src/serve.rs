@@ -176,6 +176,7 @@ impl Running {
             control: nodes,
             metrics,
             gateway_id: instance,
+            state_dir: state.path().to_owned(),
             listeners,
         };
         let addresses = addresses(&parts.listeners);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use ace_policies::quota::{Account, Limit};
 use ace_policies::token::{Claims, Keyring};
 use ace_policies::{Provider, SessionId, TenantId, UserId};
 
@@ -20,6 +21,32 @@ pub struct Snapshot {
     pub sessions: HashMap<SessionId, SessionState>,
     /// Active provider keys of a tenant for a provider, highest priority first.
     pub keys: HashMap<(TenantId, Provider), Vec<Arc<ProviderKey>>>,
+    /// Every limit that is set.
+    pub limits: Arc<Limits>,
+}
+
+/// The limits on accounts.
+#[derive(Default)]
+pub struct Limits(HashMap<Account, Vec<Limit>, ahash::RandomState>);
+
+impl Limits {
+    /// The limits on an account; none for most.
+    pub fn of(&self, account: &Account) -> &[Limit] {
+        match self.0.is_empty() {
+            true => &[],
+            false => self.0.get(account).map_or(&[], Vec::as_slice),
+        }
+    }
+}
+
+impl FromIterator<(Account, Limit)> for Limits {
+    fn from_iter<T: IntoIterator<Item = (Account, Limit)>>(limits: T) -> Self {
+        let mut all = Self::default();
+        for (account, limit) in limits {
+            all.0.entry(account).or_default().push(limit);
+        }
+        all
+    }
 }
 
 /// What is known of a user.
@@ -61,6 +88,7 @@ impl Default for Snapshot {
             users: HashMap::new(),
             sessions: HashMap::new(),
             keys: HashMap::new(),
+            limits: Arc::default(),
         }
     }
 }

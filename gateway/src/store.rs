@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use ace_migrations::Db;
+use ace_policies::quota::{Account, Limit};
 use ace_policies::token::{Keyring, SigningKey};
 use ace_policies::vault::{Sealed, Vault, api_key_aad, signing_key_aad};
 use ace_policies::{KeyId, Provider, SessionId, TenantId, UserId};
@@ -19,7 +20,7 @@ use url::Url;
 use crate::clock::now_ms;
 use crate::engine::connect::Origin;
 use crate::keys::ProviderKey;
-use crate::snapshot::{SessionState, Snapshot, UserState};
+use crate::snapshot::{Limits, SessionState, Snapshot, UserState};
 
 /// The shortest time between two reloads that were asked for, however many ask.
 const RELOAD_PAUSE: Duration = Duration::from_millis(20);
@@ -144,6 +145,7 @@ impl Refresher {
             users,
             sessions,
             keys: self.load_keys().await?,
+            limits: Arc::new(self.load_limits().await?),
         };
         self.store.snapshot.store(Arc::new(snapshot));
         self.store.checked_at_ms.store(at, Ordering::Relaxed);
@@ -256,6 +258,34 @@ impl Refresher {
             }
         }
         Ok(keys)
+    }
+
+    async fn load_limits(&self) -> Result<Limits, LoadError> {
+        let rows: Vec<(String, String, String, i64, i64)> =
+            sqlx::query_as("SELECT account_kind, account_id, name, maximum, dry_run FROM quota_limits ORDER BY account_kind, account_id, name")
+                .fetch_all(&self.db.read)
+                .await?;
+        let limit = |(kind, id, name, maximum, dry_run): (String, String, String, i64, i64)| {
+            let (Some(account), Ok(name)) = (Account::parse(&kind, &id), name.parse()) else {
+                tracing::error!(
+                    kind,
+                    id,
+                    name,
+                    "a limit is not known to this version; it is not enforced"
+                );
+                return None;
+            };
+            let maximum = u64::try_from(maximum).unwrap_or(0);
+            Some((
+                account,
+                Limit {
+                    name,
+                    maximum,
+                    dry_run: dry_run != 0,
+                },
+            ))
+        };
+        Ok(rows.into_iter().filter_map(limit).collect())
     }
 
     fn read_key(&self, row: &AnyRow) -> Result<((TenantId, Provider), ProviderKey), String> {

@@ -1,120 +1,242 @@
-//! The request ledger: one row for every request of a known caller, whatever became of it.
+//! The ledger: every request of a known caller is one row, is charged once, and never passes a hard limit.
 //!
-//! A [`Reservation`] is taken when a request is admitted and settled when it is dropped, so no way out of a request forgets
-//! its row. Rows go through a queue to the writer ([`writer`]), off the hot path.
+//! A [`Reservation`] is a request's place in the ledger, and dropping it settles it, so that no way out of a request forgets its row.
+//! [`Reservation::admit`] takes what it may use out of the leases in the [`book`] and puts it into the [`journal`]; both are local.
+//! Rows go through a queue to the [`writer`], and the [`lessor`] keeps the book in leases, off the hot path.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ace_policies::token::Claims;
-use ace_policies::usage::{Source, Usage};
-use ace_policies::{KeyId, Provider};
-use http::Method;
+use ace_policies::quota::{Calendar, Day};
+use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
-use uuid::Uuid;
 
+use self::book::{Book, Charge, Denial, Reserved, Shortage};
+use self::journal::Journal;
+use self::lessor::Lessees;
+use self::row::{Entry, Row};
+use self::writer::Message;
+use crate::clock::now_ms;
 use crate::metrics::Metrics;
-use crate::provider::{Meter, RealtimeMeter, tokens_in};
-use crate::refusal::Refusal;
+use crate::prices::Prices;
+use crate::refusal::{Refusal, Spent};
 
+pub mod book;
+mod estate;
+mod insert;
 pub mod journal;
+pub mod leases;
+pub mod lessor;
+mod opened;
+mod reservation;
+pub mod row;
+mod sql;
+mod sums;
+pub mod tasks;
+#[cfg(test)]
+mod tests;
 pub mod writer;
 
-/// A row of the ledger.
-pub struct Entry {
-    /// The request's id, the row's identity.
-    pub request_id: Uuid,
-    /// Who called: user, tenant, session, machine, tool.
-    pub claims: Arc<Claims>,
-    /// Whose API was called.
-    pub provider: Provider,
-    /// The key that it went out with.
-    pub key: Option<KeyId>,
-    /// Method and path of the request, without its query.
-    pub method: Method,
-    /// See `method`.
-    pub path: String,
-    /// Model that was asked for.
-    pub model_asked: Option<String>,
-    /// Model that answered, by the answer's own word.
-    pub model_served: Option<String>,
-    /// Status sent to the client; 499 where it left before there was one.
-    pub status: u16,
-    /// Why it is not a complete answer: a refusal's reason, `client_gone`, `upstream_…`.
-    pub error_kind: Option<&'static str>,
-    /// Tokens by class.
-    pub usage: Usage,
-    /// Where the figures come from.
-    pub source: Source,
-    /// Whether the answer was a stream of events.
-    pub streamed: bool,
-    /// UTC milliseconds at which the request's head was read.
-    pub started_at_ms: i64,
-    /// From there to the first byte of the answer.
-    pub ttfb_ms: Option<u64>,
-    /// From there to the end.
-    pub duration_ms: u64,
-    /// Body bytes from the client.
-    pub bytes_in: u64,
-    /// Body bytes to the client.
-    pub bytes_out: u64,
-    /// The id under which the provider knows the request.
-    pub upstream_request_id: Option<String>,
+pub use estate::recover;
+pub use reservation::{Estimate, Reservation, millis};
+
+/// How often a request asks for leases before it is told to come again: others may take them from under it.
+const ATTEMPTS: usize = 8;
+/// How long a caller is told to wait when the ledger takes nobody.
+const RETRY_AFTER_S: u64 = 5;
+
+/// Settings of the ledger's hot path.
+#[derive(Debug, Clone)]
+pub struct LedgerOptions {
+    /// Rows that may wait for the writer.
+    pub queue: usize,
+    /// Whether requests go through when leases cannot be had.
+    pub fail_open: bool,
+    /// Output tokens that are reserved where the request does not limit them.
+    pub default_output: u64,
+    /// Bytes that are taken for one token.
+    pub bytes_per_token: u64,
 }
 
-/// Takes rows for the writer.
+/// Admits requests, and takes their rows for the writer. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Ledger {
-    rows: mpsc::UnboundedSender<Entry>,
+    rows: mpsc::UnboundedSender<Message>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
     waiting: Arc<AtomicUsize>,
-    limit: usize,
+    book: Arc<Book>,
+    lessees: Lessees,
+    journal: Arc<Journal>,
+    calendar: Calendar,
+    today: ArcSwap<Day>,
+    prices: Prices,
     metrics: Arc<Metrics>,
+    options: LedgerOptions,
+}
+
+/// What a ledger is made of.
+pub struct Parts {
+    /// Leases in memory.
+    pub book: Arc<Book>,
+    /// Who gets more of them.
+    pub lessees: Lessees,
+    /// The local journal.
+    pub journal: Arc<Journal>,
+    /// Where days begin.
+    pub calendar: Calendar,
+    /// What tokens cost.
+    pub prices: Prices,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Settings.
+    pub options: LedgerOptions,
 }
 
 impl Ledger {
-    /// A ledger that admits requests while fewer than `limit` rows wait, and the receiving end for its writer.
-    pub fn new(limit: usize, metrics: Arc<Metrics>) -> (Self, mpsc::UnboundedReceiver<Entry>) {
+    /// A ledger, and the receiving end for its writer.
+    pub fn new(parts: Parts) -> (Self, mpsc::UnboundedReceiver<Message>) {
         let (rows, receiver) = mpsc::unbounded_channel();
-        (
-            Self {
-                rows,
-                waiting: Arc::default(),
-                limit,
-                metrics,
-            },
-            receiver,
-        )
+        let shared = Shared {
+            waiting: Arc::default(),
+            book: parts.book,
+            lessees: parts.lessees,
+            journal: parts.journal,
+            calendar: parts.calendar,
+            today: ArcSwap::default(),
+            prices: parts.prices,
+            metrics: parts.metrics,
+            options: parts.options,
+        };
+        let shared = Arc::new(shared);
+        (Self { rows, shared }, receiver)
     }
 
     /// Rows that are not in the database yet.
     pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.shared.waiting.load(Ordering::Relaxed)
     }
 
     /// The same figure for somebody who must not keep the ledger open.
     pub fn backlog(&self) -> Backlog {
-        Backlog(self.waiting.clone())
+        Backlog(self.shared.waiting.clone())
     }
 
-    /// Takes the request's place in the ledger; `None` while too many rows wait: what cannot be recorded is not admitted.
-    pub fn reserve(&self, entry: Entry, started: Instant) -> Option<Reservation> {
-        (self.waiting() < self.limit).then(|| Reservation {
-            entry: Some(Box::new(entry)),
-            meter: None,
-            started,
-            bytes_per_token: 3,
-            ledger: self.clone(),
-        })
+    /// Whether so many rows wait that no more requests are taken.
+    pub fn is_full(&self) -> bool {
+        self.waiting() >= self.shared.options.queue
     }
 
-    fn settle(&self, entry: Entry) {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        if self.rows.send(entry).is_err() {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            tracing::error!("the ledger's writer is gone; a row is lost");
+    /// Begins a request's row; `None` while too many rows wait: what cannot be recorded is not admitted.
+    pub fn record(&self, entry: Entry, started: Instant) -> Option<Reservation> {
+        (!self.is_full()).then(|| Reservation::new(entry, started, self.clone()))
+    }
+
+    /// The day that a moment falls into. Asked for every request and different once a day.
+    fn day(&self, at_ms: i64) -> Day {
+        let today = **self.shared.today.load();
+        if today.holds(at_ms) {
+            return today;
+        }
+        let day = self.shared.calendar.day(at_ms);
+        self.shared.today.store(Arc::new(day));
+        day
+    }
+
+    /// Takes charges out of the leases, asking for more where there are too few. `taking` is tried until it has what it needs.
+    async fn take(
+        &self,
+        mut taking: impl FnMut(&Book, Instant) -> Result<Reserved, Shortage>,
+    ) -> Result<Taken, Refusal> {
+        for _ in 0..ATTEMPTS {
+            match taking(&self.shared.book, Instant::now()) {
+                Ok(reserved) => {
+                    self.note(reserved);
+                    return Ok(Taken::Leased);
+                }
+                Err(Shortage::Denied(denial)) => return Err(self.refuse(&denial)),
+                Err(Shortage::Expired) => return self.without_leases(),
+                Err(Shortage::Ask(wants)) => {
+                    if self.shared.lessees.ask(wants).await.is_err() {
+                        return self.without_leases();
+                    }
+                }
+            }
+        }
+        Err(unavailable(
+            "Too many requests share what is left of a limit; try again",
+        ))
+    }
+
+    /// Takes charges where that is possible without waiting, and asks for what is missing.
+    fn take_now(&self, charges: &mut [Charge], more: ace_policies::quota::Amounts) -> bool {
+        match self.shared.book.extend(charges, more, Instant::now()) {
+            Ok(reserved) => {
+                self.note(reserved);
+                true
+            }
+            Err(Shortage::Ask(wants)) => {
+                // Whoever cannot be asked now is asked when the stream waits for it.
+                let _ = self.shared.lessees.ask_ahead(wants);
+                false
+            }
+            Err(_) => false,
         }
     }
+
+    fn note(&self, reserved: Reserved) {
+        for denial in &reserved.would_refuse {
+            let (account, limit, used) = (denial.account, denial.limit, denial.used);
+            tracing::info!(%account, limit = %limit.name, used, maximum = limit.maximum, "dry run: the request would be refused");
+            self.shared.metrics.quota_dry_run(limit.name);
+        }
+        if !reserved.ahead.is_empty()
+            && let Err(wants) = self.shared.lessees.ask_ahead(reserved.ahead)
+        {
+            self.shared.book.unasked(wants.iter().map(|want| want.bucket));
+        }
+    }
+
+    fn refuse(&self, denial: &Denial) -> Refusal {
+        self.shared.metrics.quota_refused(denial.limit.name);
+        let spent = Spent {
+            account: denial.account,
+            limit: denial.limit.name,
+            used: denial.used,
+            reserved: denial.reserved,
+            maximum: denial.limit.maximum,
+            resets_at_ms: denial.resets_ms,
+        };
+        spent.refusal(now_ms())
+    }
+
+    fn without_leases(&self) -> Result<Taken, Refusal> {
+        if self.shared.options.fail_open {
+            self.shared.metrics.quota_failed_open.inc();
+            return Ok(Taken::OnTrust);
+        }
+        Err(unavailable("The gateway cannot reach its database to check the limits"))
+    }
+
+    fn settle(&self, row: Row) {
+        self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        if self.rows.send(Message::Settled(Box::new(row))).is_err() {
+            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            tracing::error!("the ledger's writer is gone; the row is in the journal");
+        }
+    }
+}
+
+/// How charges were taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Taken {
+    /// Out of leases.
+    Leased,
+    /// Out of nothing: the configuration says that requests go through.
+    OnTrust,
 }
 
 /// How many rows wait to be written.
@@ -132,133 +254,9 @@ impl Backlog {
     }
 }
 
-/// A request's row in the making. Dropping it settles it.
-pub struct Reservation {
-    /// Always there until the drop.
-    entry: Option<Box<Entry>>,
-    meter: Option<Reader>,
-    started: Instant,
-    /// Bytes of text that are taken for a token while it is not known how many there are.
-    bytes_per_token: u64,
-    ledger: Ledger,
-}
-
-/// Who reads an answer.
-enum Reader {
-    Answer(Box<Meter>),
-    Realtime(Box<RealtimeMeter>),
-}
-
-impl Reservation {
-    /// The row, to be filled as the request goes on.
-    pub fn entry(&mut self) -> &mut Entry {
-        self.entry
-            .as_mut()
-            .expect("the entry is there until the reservation is dropped")
+fn unavailable(message: &'static str) -> Refusal {
+    Refusal::Unavailable {
+        message,
+        retry_after_s: RETRY_AFTER_S,
     }
-
-    /// Has the answer read by `meter` from here on.
-    pub fn read_with(&mut self, meter: Meter) {
-        self.meter = Some(Reader::Answer(Box::new(meter)));
-    }
-
-    /// Has the messages of a realtime connection read from here on.
-    pub fn read_messages_with(&mut self, meter: RealtimeMeter) {
-        self.meter = Some(Reader::Realtime(Box::new(meter)));
-    }
-
-    /// Who reads the answer, unless that is a realtime connection.
-    pub fn answer(&self) -> Option<&Meter> {
-        match &self.meter {
-            Some(Reader::Answer(meter)) => Some(meter),
-            _ => None,
-        }
-    }
-
-    /// Who reads a realtime connection.
-    pub fn conversation(&self) -> Option<&RealtimeMeter> {
-        match &self.meter {
-            Some(Reader::Realtime(meter)) => Some(meter),
-            _ => None,
-        }
-    }
-
-    /// Charges a request whose answer nobody waited for by its body: the provider reads it all the same, and bills it.
-    pub fn estimate_input(&mut self) {
-        let entry = self.entry();
-        entry.usage.input = tokens_in(entry.bytes_in);
-        entry.source = Source::Estimated;
-    }
-
-    /// Whether what has flowed is about to outgrow what is reserved; asked after every piece.
-    pub fn is_short(&self) -> bool {
-        false
-    }
-
-    /// Reserves more for what is still to flow. It may be dropped before it is ready, and asked again.
-    ///
-    /// # Errors
-    /// The limit that is spent.
-    #[expect(
-        clippy::unused_async,
-        reason = "what a limit leaves may be a question to the database"
-    )]
-    pub async fn extend(&mut self) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    /// What has flowed so far, counted safely high. Cheap enough for every piece.
-    #[expect(dead_code, reason = "what is reserved is not compared with it yet")]
-    pub(crate) fn flowed(&self) -> Usage {
-        let bytes_in = self.entry.as_ref().map_or(0, |entry| entry.bytes_in);
-        match &self.meter {
-            Some(Reader::Answer(meter)) => meter.so_far_at_most(self.bytes_per_token, bytes_in),
-            Some(Reader::Realtime(meter)) => meter.so_far_at_most(self.bytes_per_token),
-            None => Usage::default(),
-        }
-    }
-
-    /// Reads a piece of the answer's body that goes to the client.
-    pub fn meter(&mut self, data: &[u8]) {
-        self.entry().bytes_out += data.len() as u64;
-        self.meter_unsent(data);
-    }
-
-    /// Reads a piece of the answer's body that nobody gets.
-    pub fn meter_unsent(&mut self, data: &[u8]) {
-        match &mut self.meter {
-            Some(Reader::Answer(meter)) => meter.feed(data),
-            Some(Reader::Realtime(meter)) => meter.feed(data),
-            None => {}
-        }
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let Some(mut entry) = self.entry.take() else {
-            return;
-        };
-        if let Some(meter) = self.meter.take() {
-            let metered = match meter {
-                Reader::Answer(meter) => meter.finish().with_estimated_input(entry.bytes_in),
-                Reader::Realtime(meter) => meter.finish(),
-            };
-            entry.usage = metered.usage;
-            entry.source = metered.source;
-            entry.model_served = metered.model_served;
-        }
-        let duration = self.started.elapsed();
-        entry.duration_ms = millis(duration);
-        let first_byte = entry.ttfb_ms.map(Duration::from_millis);
-        self.ledger
-            .metrics
-            .answered(entry.provider, entry.status, first_byte, duration, &entry.usage);
-        self.ledger.settle(*entry);
-    }
-}
-
-/// Whole milliseconds.
-pub fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

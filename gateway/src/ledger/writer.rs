@@ -1,25 +1,41 @@
-//! Writes ledger rows in batches. Each batch is one transaction; a row that is there already is not written again.
+//! Writes the ledger's rows in batches, and with them every sum that they add to. Each batch is one transaction; a row that is there
+//! already is neither written nor counted again.
 
-use std::time::Duration;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use ace_migrations::{Db, Engine};
-use sqlx::any::AnyArguments;
-use sqlx::query::Query;
-use sqlx::{Any, AnyConnection};
+use ace_migrations::Db;
+use ace_policies::quota::{Amounts, Bucket, passed};
+use sqlx::AnyConnection;
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
-use super::{Backlog, Entry, Ledger};
+use super::Backlog;
+use super::book::Book;
+use super::insert::{delete, insert, lost_entries};
+use super::journal::{Journal, Opened};
+use super::leases::Leases;
+use super::lessor::Turns;
+use super::opened::OpenRequests;
+use super::row::Row;
+use super::sql::{database_now, signed, values};
+use super::sums::{Settled, Sums};
+use crate::metrics::Metrics;
+use crate::store::Store;
 
-/// Columns of `request_ledger` in the order in which [`bind`] binds them.
-const COLUMNS: &str = "request_id, tenant_id, user_id, session_id, machine_id, tool, provider, api_key_id, method, path, model_asked, \
-    model_served, status, error_kind, input_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, \
-    reasoning_tokens, audio_input_tokens, audio_output_tokens, usage_source, streamed, ttfb_ms, duration_ms, bytes_in, bytes_out, \
-    upstream_request_id, started_at, gateway_id";
-const COLUMN_COUNT: usize = 31;
-/// Rows of one statement: few enough parameters for both engines, and one prepared statement for most of the work.
-const ROWS: usize = 32;
 /// The longest pause between two attempts while the database is away.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// How long one batch may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the ledger tells its writer.
+pub enum Message {
+    /// A request was admitted.
+    Opened(Box<Opened>),
+    /// A request has settled.
+    Settled(Box<Row>),
+}
 
 /// Settings of the writer.
 #[derive(Debug, Clone)]
@@ -28,81 +44,150 @@ pub struct WriterOptions {
     pub batch: usize,
     /// How long a row may wait for others.
     pub flush: Duration,
+    /// How long a request may be under way before the database is told.
+    pub open_after: Duration,
+    /// Percent of a limit at which events are raised.
+    pub thresholds: Vec<u8>,
     /// Which gateway wrote a row.
     pub gateway_id: String,
+    /// Which process of it.
+    pub instance: String,
+}
+
+/// What the writer works with.
+pub struct Desk {
+    /// The leases that cover rows.
+    pub leases: Arc<Leases>,
+    /// What this process holds of them.
+    pub book: Arc<Book>,
+    /// Whose turn it is.
+    pub turns: Arc<Turns>,
+    /// Where rows are until the database has them.
+    pub journal: Arc<Journal>,
+    /// For the limits.
+    pub store: Store,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Takes rows until the ledger is gone, then writes the rest and returns.
 pub struct Writer {
-    db: Db,
-    rows: mpsc::UnboundedReceiver<Entry>,
+    desk: Desk,
+    messages: mpsc::UnboundedReceiver<Message>,
+    open: OpenRequests,
     backlog: Backlog,
     options: WriterOptions,
-    full_statement: String,
 }
 
+/// What is written together.
+#[derive(Default)]
+struct Batch {
+    rows: Vec<Row>,
+    /// Requests that have become long.
+    due: Vec<Opened>,
+    /// Long ones that have settled.
+    done: Vec<Uuid>,
+}
+
+/// A bucket's use, written, and what of it the lease covered.
+type Covered = (Bucket, Amounts, Amounts);
+
 impl Writer {
-    /// A writer for the rows of `ledger`.
-    pub fn new(db: Db, ledger: &Ledger, rows: mpsc::UnboundedReceiver<Entry>, options: WriterOptions) -> Self {
-        let engine = db.engine;
+    /// A writer for what comes out of `messages`.
+    pub fn new(
+        desk: Desk,
+        messages: mpsc::UnboundedReceiver<Message>,
+        backlog: Backlog,
+        options: WriterOptions,
+    ) -> Self {
+        let open = OpenRequests::new(options.open_after);
         Self {
-            db,
-            rows,
-            backlog: ledger.backlog(),
+            desk,
+            messages,
+            open,
+            backlog,
             options,
-            full_statement: statement(engine, ROWS),
         }
     }
 
     /// Writes until every sender is gone and every row is written, or until `give_up` says that it must end.
     pub async fn run(mut self, give_up: impl Future<Output = ()>) {
         tokio::pin!(give_up);
-        let mut batch = Vec::with_capacity(self.options.batch);
-        while self.collect(&mut batch).await {
+        while let Some(batch) = self.collect().await {
             let mut pause = Duration::from_millis(50);
             while let Err(error) = self.write_what_can_be(&batch).await {
-                tracing::warn!(%error, rows = batch.len(), "the ledger cannot be written; trying again");
+                self.desk.turns.doubt();
+                tracing::warn!(%error, rows = batch.rows.len(), waiting = self.backlog.rows(), "the ledger cannot be written; trying again");
                 tokio::select! {
                     () = tokio::time::sleep(pause) => pause = (pause * 2).min(MAX_PAUSE),
                     () = &mut give_up => {
-                        tracing::error!(rows = batch.len() + self.rows.len(), "the ledger could not be written before the end");
+                        tracing::error!(rows = self.backlog.rows(), "the ledger could not be written before the end; the journal has it");
                         return;
                     }
                 }
             }
-            self.backlog.written(batch.len());
-            batch.clear();
+            self.desk.journal.forget(batch.rows.iter().filter_map(|row| row.seat));
+            self.backlog.written(batch.rows.len());
         }
     }
 
-    /// Waits for a first row as long as it takes, then lets others gather. `false` when there will be none.
+    /// Waits for something to write, then lets others gather. `None` when there will be nothing more.
     ///
     /// Sleeping on the clock and not on the queue: a request that settles has nobody to wake up.
-    async fn collect(&mut self, batch: &mut Vec<Entry>) -> bool {
-        if self.rows.recv_many(batch, self.options.batch).await == 0 {
-            return false;
+    async fn collect(&mut self) -> Option<Batch> {
+        let mut messages = Vec::with_capacity(self.options.batch);
+        let due = self.open.next_due();
+        let received = tokio::select! {
+            count = self.messages.recv_many(&mut messages, self.options.batch) => count,
+            () = until(due) => usize::MAX,
+        };
+        if received == 0 {
+            return None;
         }
-        if batch.len() + self.rows.len() < self.options.batch && !self.rows.is_closed() {
+        if messages.len() + self.messages.len() < self.options.batch && !self.messages.is_closed() {
             tokio::time::sleep(self.options.flush).await;
         }
-        while batch.len() < self.options.batch
-            && let Ok(row) = self.rows.try_recv()
+        while messages.len() < self.options.batch
+            && let Ok(message) = self.messages.try_recv()
         {
-            batch.push(row);
+            messages.push(message);
         }
-        true
+        Some(self.sort(messages))
+    }
+
+    fn sort(&mut self, messages: Vec<Message>) -> Batch {
+        let now = Instant::now();
+        let mut batch = Batch::default();
+        for message in messages {
+            match message {
+                Message::Opened(opened) => self.open.open(opened, now),
+                Message::Settled(row) => {
+                    if self.open.settle(&row.entry.request_id) {
+                        batch.done.push(row.entry.request_id);
+                    }
+                    batch.rows.push(*row);
+                }
+            }
+        }
+        batch.due = self.open.due(now);
+        batch
     }
 
     /// Writes a batch; where the database refuses it for what is in it, row by row, so that one bad row costs only itself.
-    async fn write_what_can_be(&self, batch: &[Entry]) -> Result<(), sqlx::Error> {
-        match self.write(batch).await {
+    async fn write_what_can_be(&self, batch: &Batch) -> Result<(), sqlx::Error> {
+        if batch.rows.is_empty() && batch.due.is_empty() {
+            return Ok(());
+        }
+        match self.write(&batch.rows, batch).await {
             Err(error) if is_about_data(&error) => {}
             result => return result,
         }
-        for row in batch {
-            match self.write(std::slice::from_ref(row)).await {
+        self.write(&[], batch).await?;
+        for row in &batch.rows {
+            match self.write(std::slice::from_ref(row), &Batch::default()).await {
                 Err(error) if is_about_data(&error) => {
-                    tracing::error!(%error, request_id = %row.request_id, "the database refuses a row of the ledger; it is lost");
+                    tracing::error!(%error, request_id = %row.entry.request_id, "the database refuses a row of the ledger; it is lost");
+                    self.desk.metrics.ledger_rows_lost.inc();
                 }
                 result => result?,
             }
@@ -110,29 +195,145 @@ impl Writer {
         Ok(())
     }
 
-    async fn write(&self, batch: &[Entry]) -> Result<(), sqlx::Error> {
-        let mut transaction = self.db.begin_write().await?;
-        for rows in batch.chunks(ROWS) {
-            self.insert(&mut transaction, rows).await?;
+    async fn write(&self, rows: &[Row], batch: &Batch) -> Result<(), sqlx::Error> {
+        let _turn = self.desk.turns.take().await;
+        let written = tokio::time::timeout(PATIENCE, self.transact(rows, batch)).await;
+        for (bucket, used, covered) in written.unwrap_or(Err(sqlx::Error::PoolTimedOut))? {
+            self.desk.book.written(&bucket, used, covered);
         }
-        transaction.commit().await
+        Ok(())
     }
 
-    async fn insert(&self, connection: &mut AnyConnection, rows: &[Entry]) -> Result<(), sqlx::Error> {
-        let partial;
-        let text = match rows.len() {
-            ROWS => &self.full_statement,
-            count => {
-                partial = statement(self.db.engine, count);
-                &partial
-            }
-        };
-        let mut query = sqlx::query(sqlx::AssertSqlSafe(text.clone()));
-        for row in rows {
-            query = bind(query, row, &self.options.gateway_id);
-        }
-        query.execute(connection).await.map(|_| ())
+    async fn transact(&self, rows: &[Row], batch: &Batch) -> Result<Vec<Covered>, sqlx::Error> {
+        let mut transaction = self.desk.leases.db().begin_write().await?;
+        let settled = record(self.desk.leases.db(), &mut transaction, rows, &self.options.gateway_id).await?;
+        let covered = self.cover(&mut transaction, &settled).await?;
+        self.raise_events(&mut transaction, &settled).await?;
+        self.tell_open(&mut transaction, batch).await?;
+        transaction.commit().await?;
+        Ok(covered)
     }
+
+    /// Takes what requests have used out of the leases that were held for them.
+    async fn cover(&self, connection: &mut AnyConnection, settled: &[Settled]) -> Result<Vec<Covered>, sqlx::Error> {
+        let mut covered = Vec::new();
+        for Settled { bucket, added, .. } in settled.iter().filter(|settled| !settled.added.leased.is_zero()) {
+            let by = self.desk.leases.cover(connection, bucket, added.leased).await?;
+            covered.push((*bucket, added.leased, by));
+        }
+        Ok(covered)
+    }
+
+    /// Tells once of every soft threshold that was passed.
+    async fn raise_events(&self, connection: &mut AnyConnection, settled: &[Settled]) -> Result<(), sqlx::Error> {
+        for Settled { bucket, added, total } in settled {
+            let limits = self.desk.store.snapshot().limits.of(&bucket.account).to_vec();
+            for limit in limits.iter().filter(|limit| limit.name.period() == bucket.period) {
+                let metric = limit.name.metric();
+                let after = total.of(metric);
+                let before = after.saturating_sub(u64::try_from(added.all[metric as usize]).unwrap_or(0));
+                for percent in passed(&self.options.thresholds, limit.maximum, before, after) {
+                    tracing::warn!(account = %bucket.account, limit = %limit.name, percent, used = after, maximum = limit.maximum,
+                        dry_run = limit.dry_run, "a limit is nearly reached");
+                    self.desk.metrics.quota_threshold(limit.name, percent);
+                    insert_event(connection, self.desk.leases.db(), bucket, limit, percent, after).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_open(&self, connection: &mut AnyConnection, batch: &Batch) -> Result<(), sqlx::Error> {
+        let engine = self.desk.leases.db().engine;
+        for opened in batch.due.chunks(64) {
+            let values = values(engine, 3, opened.len());
+            let text = format!(
+                "INSERT INTO open_requests (request_id, instance_id, opened) VALUES {values} ON CONFLICT (request_id) DO NOTHING"
+            );
+            let mut query = sqlx::query(sqlx::AssertSqlSafe(text));
+            for opened in opened {
+                let json = serde_json::to_string(opened).map_err(|error| sqlx::Error::Encode(error.into()))?;
+                let json = super::sql::storable(&json.replace("\\u0000", "\\ufffd"));
+                query = query
+                    .bind(opened.request_id.to_string())
+                    .bind(self.options.instance.clone())
+                    .bind(json);
+            }
+            query.execute(&mut *connection).await?;
+        }
+        for done in batch.done.chunks(64) {
+            let values = values(engine, done.len(), 1);
+            let text = format!("DELETE FROM open_requests WHERE request_id IN {values}");
+            let query = sqlx::query(sqlx::AssertSqlSafe(text));
+            let query = done.iter().fold(query, |query, id| query.bind(id.to_string()));
+            query.execute(&mut *connection).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Inserts the rows that are not there yet, and adds them to the sums. A row that was only estimated, because its gateway was taken for
+/// dead, gives way to the truth.
+pub async fn record(
+    db: &Db,
+    connection: &mut AnyConnection,
+    rows: &[Row],
+    gateway_id: &str,
+) -> Result<Vec<Settled>, sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut new = insert(db.engine, connection, rows, gateway_id).await?;
+    let mut sums = Sums::default();
+    if new.len() < rows.len() {
+        let known: Vec<&Row> = rows.iter().filter(|row| !new.contains(&row.entry.request_id)).collect();
+        for (row, lost) in lost_entries(connection, &known).await? {
+            delete(connection, &lost.request_id).await?;
+            sums.take_back(&lost);
+            new.extend(insert(db.engine, connection, std::slice::from_ref(row), gateway_id).await?);
+        }
+    }
+    let mut seen = HashSet::with_capacity(new.len());
+    for row in rows.iter().filter(|row| new.contains(&row.entry.request_id)) {
+        if seen.insert(row.entry.request_id) {
+            sums.add(row);
+        }
+    }
+    let now = database_now(db, connection).await?;
+    sums.write(connection, db.engine, now).await
+}
+
+async fn insert_event(
+    connection: &mut AnyConnection,
+    db: &Db,
+    bucket: &Bucket,
+    limit: &ace_policies::quota::Limit,
+    percent: u8,
+    used: u64,
+) -> Result<(), sqlx::Error> {
+    let text = "INSERT INTO quota_events (at, account_kind, account_id, limit_name, period_start, percent, used, maximum, dry_run)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
+    let now = database_now(db, connection).await?;
+    sqlx::query(text)
+        .bind(now)
+        .bind(bucket.account.kind())
+        .bind(bucket.account.id())
+        .bind(limit.name.as_str())
+        .bind(bucket.start_ms)
+        .bind(i64::from(percent))
+        .bind(signed(used))
+        .bind(signed(limit.maximum))
+        .bind(i64::from(limit.dry_run))
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 /// Whether the same rows would be refused again: classes 22 and 23 of SQLSTATE, and SQLite's codes for too large, constraint and
@@ -145,208 +346,4 @@ fn is_about_data(error: &sqlx::Error) -> bool {
         Ok(code) if code < 10_000 => matches!(code & 0xff, 18..=20),
         _ => code.starts_with("22") || code.starts_with("23"),
     })
-}
-
-/// Text that both engines can hold: PostgreSQL has no U+0000, and a client may put one into a model's name.
-fn storable(text: &str) -> String {
-    match text.contains('\0') {
-        true => text.replace('\0', "\u{fffd}"),
-        false => text.to_owned(),
-    }
-}
-
-/// SQLite looks every named parameter up in a list, so that `$1` to `$992` cost more than the rows they insert: there they are
-/// nameless.
-fn statement(engine: Engine, rows: usize) -> String {
-    let parameter = |number: usize| match engine {
-        Engine::Sqlite => "?".to_owned(),
-        Engine::Postgres => format!("${number}"),
-    };
-    let row = |row: usize| {
-        let parameters: Vec<_> = (1..=COLUMN_COUNT)
-            .map(|column| parameter(row * COLUMN_COUNT + column))
-            .collect();
-        format!("({})", parameters.join(","))
-    };
-    let rows: Vec<_> = (0..rows).map(row).collect();
-    format!(
-        "INSERT INTO request_ledger ({COLUMNS}) VALUES {} ON CONFLICT (request_id) DO NOTHING",
-        rows.join(",")
-    )
-}
-
-fn bind<'q>(query: Query<'q, Any, AnyArguments>, row: &Entry, gateway_id: &str) -> Query<'q, Any, AnyArguments> {
-    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    query
-        .bind(row.request_id.to_string())
-        .bind(row.claims.tenant.0)
-        .bind(row.claims.user.0)
-        .bind(row.claims.session.map(|session| session.to_string()))
-        .bind(row.claims.machine.map(|machine| machine.to_string()))
-        .bind(storable(&row.claims.tool))
-        .bind(row.provider.as_str().to_owned())
-        .bind(row.key.map(|key| key.0))
-        .bind(row.method.as_str().to_owned())
-        .bind(storable(&row.path))
-        .bind(row.model_asked.as_deref().map(storable))
-        .bind(row.model_served.as_deref().map(storable))
-        .bind(i64::from(row.status))
-        .bind(row.error_kind.map(str::to_owned))
-        .bind(count(row.usage.input))
-        .bind(count(row.usage.cache_read))
-        .bind(count(row.usage.cache_write_5m))
-        .bind(count(row.usage.cache_write_1h))
-        .bind(count(row.usage.output))
-        .bind(count(row.usage.reasoning))
-        .bind(count(row.usage.audio_input))
-        .bind(count(row.usage.audio_output))
-        .bind(row.source.as_str().to_owned())
-        .bind(i64::from(row.streamed))
-        .bind(row.ttfb_ms.map(count))
-        .bind(count(row.duration_ms))
-        .bind(count(row.bytes_in))
-        .bind(count(row.bytes_out))
-        .bind(row.upstream_request_id.as_deref().map(storable))
-        .bind(row.started_at_ms)
-        .bind(gateway_id.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::time::Instant as Clock;
-
-    use ace_migrations::testing::test_databases;
-    use ace_policies::token::Claims;
-    use ace_policies::usage::{Source, Usage};
-    use ace_policies::{KeyId, Provider, TenantId, UserId};
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::clock::request_id;
-    use crate::metrics::Metrics;
-
-    fn entry(id: Uuid, output: u64) -> Entry {
-        let claims = Claims {
-            session: None,
-            user: UserId(7),
-            tenant: TenantId(1),
-            machine: None,
-            provider: None,
-            tool: "test".to_owned(),
-            models: None,
-            iat: 0,
-            exp: 0,
-            jti: Uuid::nil(),
-            generation: 0,
-        };
-        Entry {
-            request_id: id,
-            claims: Arc::new(claims),
-            provider: Provider::Anthropic,
-            key: Some(KeyId(3)),
-            method: http::Method::POST,
-            path: "/v1/messages".to_owned(),
-            model_asked: Some("a".to_owned()),
-            model_served: None,
-            status: 200,
-            error_kind: None,
-            usage: Usage {
-                input: 1,
-                output,
-                ..Usage::default()
-            },
-            source: Source::Provider,
-            streamed: true,
-            started_at_ms: 5,
-            ttfb_ms: Some(2),
-            duration_ms: 0,
-            bytes_in: 10,
-            bytes_out: u64::MAX,
-            upstream_request_id: None,
-        }
-    }
-
-    fn ledger(db: &Db) -> (Ledger, Writer) {
-        let metrics = Arc::new(Metrics::new().expect("distinct names"));
-        let (ledger, rows) = Ledger::new(1_000_000, metrics);
-        let options = WriterOptions {
-            batch: 512,
-            flush: Duration::from_millis(20),
-            gateway_id: "g".to_owned(),
-        };
-        let writer = Writer::new(db.clone(), &ledger, rows, options);
-        (ledger, writer)
-    }
-
-    async fn sums(db: &Db) -> (i64, i64) {
-        sqlx::query_as("SELECT COUNT(*), CAST(COALESCE(SUM(output_tokens), 0) AS BIGINT) FROM request_ledger")
-            .fetch_one(&db.read)
-            .await
-            .expect("readable")
-    }
-
-    #[tokio::test]
-    async fn every_settled_request_is_one_row_on_both_engines() {
-        for database in test_databases().await {
-            let (ledger, writer) = ledger(&database.db);
-            let backlog = ledger.backlog();
-            let writing = tokio::spawn(writer.run(std::future::pending()));
-            let started = Clock::now();
-            for _ in 0..10_000 {
-                drop(ledger.reserve(entry(request_id(5), 2), started).expect("room"));
-            }
-            drop(ledger);
-            writing.await.expect("the writer ends when there is no more to write");
-            let rate = 10_000.0 / started.elapsed().as_secs_f64();
-            println!("{:?}: {rate:.0} rows/s", database.engine());
-            assert_eq!(sums(&database.db).await, (10_000, 20_000), "{:?}", database.engine());
-            assert_eq!(backlog.rows(), 0);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_row_that_is_there_is_not_written_again() {
-        for database in test_databases().await {
-            let id = request_id(5);
-            for output in [2, 900] {
-                let (ledger, writer) = ledger(&database.db);
-                drop(ledger.reserve(entry(id, output), Clock::now()).expect("room"));
-                drop(ledger);
-                writer.run(std::future::pending()).await;
-            }
-            assert_eq!(sums(&database.db).await, (1, 2), "{:?}", database.engine());
-        }
-    }
-
-    #[tokio::test]
-    async fn rows_wait_while_the_database_is_away_and_admission_stops_at_the_limit() {
-        for database in test_databases().await {
-            let away = database.open_again().await;
-            away.close().await;
-            let metrics = Arc::new(Metrics::new().expect("distinct names"));
-            let (ledger, rows) = Ledger::new(2, metrics);
-            let options = WriterOptions {
-                batch: 8,
-                flush: Duration::from_millis(1),
-                gateway_id: "g".to_owned(),
-            };
-            let writer = Writer::new(away, &ledger, rows, options);
-            let (give_up, gave_up) = tokio::sync::oneshot::channel::<()>();
-            let writing = tokio::spawn(writer.run(async {
-                let _ = gave_up.await;
-            }));
-            for _ in 0..2 {
-                drop(ledger.reserve(entry(request_id(5), 1), Clock::now()).expect("room"));
-            }
-            assert!(
-                ledger.reserve(entry(request_id(5), 1), Clock::now()).is_none(),
-                "the limit is reached"
-            );
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            assert_eq!(ledger.waiting(), 2);
-            drop(give_up);
-            writing.await.expect("gives up when told to");
-        }
-    }
 }

@@ -1,10 +1,10 @@
 //! The journal's own thread: makes segments ahead, deletes old ones, forces records to the disk.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle, park, park_timeout};
 use std::time::Duration;
-use std::io;
 
 use super::Fsync;
 use super::shared::{RETRY_AFTER, Shared};
@@ -24,7 +24,9 @@ impl Keeper {
         let stop = Arc::<AtomicBool>::default();
         let told = stop.clone();
         let keep = shared.clone();
-        let thread = Builder::new().name("journal".to_owned()).spawn(move || run(&keep, &told))?;
+        let thread = Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || run(&keep, &told))?;
         let _ = shared.keeper.set(thread.thread().clone());
         Ok(Self { stop, thread })
     }

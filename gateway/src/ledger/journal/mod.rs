@@ -53,7 +53,7 @@ pub mod stats;
 mod tests;
 
 pub use record::{MAX_OPENED_BYTES, MAX_SETTLED_BYTES, Opened, Settled};
-pub use recovery::{Orphan, Recovered, Records, orphans};
+pub use recovery::{Orphan, Records, Recovered, orphans};
 pub use stats::JournalStats;
 
 use keeper::Keeper;

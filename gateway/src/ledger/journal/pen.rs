@@ -277,7 +277,9 @@ impl Pen {
 
     /// The sequences of all segments that are not full.
     pub fn unfilled(&self) -> impl Iterator<Item = u64> {
-        std::iter::once(&self.current).chain(&self.ready).map(|segment| segment.sequence)
+        std::iter::once(&self.current)
+            .chain(&self.ready)
+            .map(|segment| segment.sequence)
     }
 
     pub fn segments(&self) -> u64 {

@@ -147,11 +147,7 @@ pub(super) fn opened<'a>(opened: &Opened, buffer: &'a mut [u8; MAX_OPENED_BYTES]
 }
 
 /// The same for its end. `opened_in` is the segment in which it was opened.
-pub(super) fn settled<'a>(
-    opened_in: u64,
-    settled: &Settled,
-    buffer: &'a mut [u8; MAX_SETTLED_BYTES],
-) -> &'a mut [u8] {
+pub(super) fn settled<'a>(opened_in: u64, settled: &Settled, buffer: &'a mut [u8; MAX_SETTLED_BYTES]) -> &'a mut [u8] {
     encode(Kind::Settled, &(opened_in, settled), buffer)
 }
 
@@ -306,7 +302,8 @@ mod tests {
         };
         assert_eq!(read_back.path, "ä".repeat(512));
         assert_eq!((read_back.tool.len(), read_back.estimate), (128, long.estimate));
-        let Some(Record::Settled(u64::MAX, read_back)) = read(settled(u64::MAX, &end, &mut [0; MAX_SETTLED_BYTES])) else {
+        let Some(Record::Settled(u64::MAX, read_back)) = read(settled(u64::MAX, &end, &mut [0; MAX_SETTLED_BYTES]))
+        else {
             panic!("the longest end is readable");
         };
         assert_eq!(read_back.service_tier, Some("ä".repeat(32)));
@@ -346,7 +343,10 @@ mod tests {
         let mut buffer = [0; MAX_SETTLED_BYTES];
         let end = settled(300, &settled_sample(1), &mut buffer);
         assert_eq!(super::super::segment::VERSION, 1);
-        assert_eq!((hex::encode(bytes), hex::encode(end)), (OPENED_1.to_owned(), SETTLED_1.to_owned()));
+        assert_eq!(
+            (hex::encode(bytes), hex::encode(end)),
+            (OPENED_1.to_owned(), SETTLED_1.to_owned())
+        );
     }
 
     const OPENED_1: &str = "7d000000000000000110000000000000000000000000000000020254011000000000000000000000000000000007000b636c617564\

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::lock;
-use super::record::{Opened, Record, Settled, decode, frame, MAX_LEN};
+use super::record::{MAX_LEN, Opened, Record, Settled, decode, frame};
 use super::segment::{HEADER_BYTES, Head, Names, read_header, remove};
 
 /// The journals of instances whose process is dead and that nobody else recovers. Blocks on the disk.
@@ -159,7 +159,10 @@ impl Records<'_> {
             }
             Head::OtherVersion(version) => Err(io::Error::new(
                 ErrorKind::Unsupported,
-                format!("{}: journal of version {version}, which this program cannot read", path.display()),
+                format!(
+                    "{}: journal of version {version}, which this program cannot read",
+                    path.display()
+                ),
             )),
         }
     }

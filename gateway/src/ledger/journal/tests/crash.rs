@@ -107,14 +107,25 @@ fn kill_9_at_any_moment_loses_nothing_that_was_reported() {
     for round in 0..50 {
         let dir = directory();
         let mut command = child("appends_until_it_is_killed", dir.path(), None);
-        let running = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("runs");
+        let running = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("runs");
         let said = kill_after(running, 3 + 41 * round);
         let orphan = orphan(dir.path());
         let found = read(&orphan);
         let id_of = |record: &Recovered| record.opened.as_ref().expect("no damage").request_id;
-        let settled: HashSet<_> = found.iter().filter(|record| record.settled.is_some()).map(id_of).collect();
+        let settled: HashSet<_> = found
+            .iter()
+            .filter(|record| record.settled.is_some())
+            .map(id_of)
+            .collect();
         let all: HashSet<_> = found.iter().map(id_of).collect();
-        let lost = said.settled.difference(&settled).filter(|id| !said.forgotten.contains(*id));
+        let lost = said
+            .settled
+            .difference(&settled)
+            .filter(|id| !said.forgotten.contains(*id));
         assert_eq!(lost.count(), 0, "round {round}");
         assert!(said.opened.difference(&all).all(|id| said.forgotten.contains(id)));
         assert!(said.settled.len() >= round as usize, "it did something");
@@ -129,9 +140,16 @@ fn a_process_that_is_alive_is_not_recovered_and_a_dead_one_is() {
     let own = start(dir.path());
     pass(&own, 9_999_999);
     let mut command = child("appends_until_it_is_killed", dir.path(), None);
-    let mut running = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("runs");
+    let mut running = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("runs");
     let mut lines = BufReader::new(running.stdout.take().expect("piped")).lines();
-    lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("s "))).expect("it settles").expect("text");
+    lines
+        .find(|line| line.as_ref().is_ok_and(|line| line.starts_with("s ")))
+        .expect("it settles")
+        .expect("text");
     assert!(orphans(dir.path()).expect("readable").is_empty());
     running.kill().expect("runs");
     running.wait().expect("ended");
@@ -151,7 +169,10 @@ fn fills_a_small_disk() {
     assert!(matches!(journal.open(&opened_sample(9_999)), Err(JournalError::Full)));
     let settled: Vec<_> = (0..).zip(&seats).map(|(n, seat)| settle(&journal, n, *seat)).collect();
     assert!(settled.iter().all(|seat| matches!(seat.settled_in, Spot::Segment(_))));
-    assert_eq!(journal.stats().write_errors.load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(
+        journal.stats().write_errors.load(std::sync::atomic::Ordering::Relaxed),
+        0
+    );
     let (found, damaged) = recovered(crash(dir.as_ref()).path());
     assert_eq!((found.len(), damaged), (seats.len(), 0));
     assert!(found.len() > 100 && found.iter().all(|record| record.settled.is_some()));

@@ -78,9 +78,17 @@ fn a_full_disk_refuses_requests_and_every_admitted_one_has_room_for_its_end() {
             seats.push(seat);
         }
         assert!(matches!(journal.open(&opened_sample(9_999)), Err(JournalError::Full)));
-        assert_eq!(segments(dir.path()).len() as i64, room, "a failed attempt leaves no file");
+        assert_eq!(
+            segments(dir.path()).len() as i64,
+            room,
+            "a failed attempt leaves no file"
+        );
         let per_segment = (SEGMENT_BYTES as usize - HEADER_BYTES) / MAX_SETTLED_BYTES;
-        assert!(seats.len() >= per_segment * room as usize / 2, "{} fit in {room}", seats.len());
+        assert!(
+            seats.len() >= per_segment * room as usize / 2,
+            "{} fit in {room}",
+            seats.len()
+        );
 
         // The longest ends that there are.
         let text = Some("x".repeat(4_000));
@@ -98,12 +106,18 @@ fn a_full_disk_refuses_requests_and_every_admitted_one_has_room_for_its_end() {
         }
         let (found, damaged) = recovered(crash(dir.path()).path());
         assert_eq!((found.len(), damaged), (seats.len(), 0));
-        assert!(found.iter().all(|record| record.opened.is_some() && record.settled.is_some()));
+        assert!(
+            found
+                .iter()
+                .all(|record| record.opened.is_some() && record.settled.is_some())
+        );
         assert_eq!(load(&journal.stats().write_errors), 0);
         assert!(load(&journal.stats().allocation_errors) > 0);
 
         faults.room.store(2, Ordering::Relaxed);
-        eventually("admitted again when there is room", || journal.open(&opened_sample(1_000)).is_ok());
+        eventually("admitted again when there is room", || {
+            journal.open(&opened_sample(1_000)).is_ok()
+        });
     }
 }
 
@@ -227,7 +241,11 @@ fn after_a_failed_fdatasync_nothing_is_admitted_until_a_new_file_is_begun() {
         }
         assert!(matches!(journal.open(&opened_sample(1)), Err(JournalError::Sync)));
         settle(&journal, 0, under_way);
-        assert_eq!(load(&journal.stats().fsync_errors), 1, "asking again would tell nothing");
+        assert_eq!(
+            load(&journal.stats().fsync_errors),
+            1,
+            "asking again would tell nothing"
+        );
 
         faults.syncs_fail.store(false, Ordering::Relaxed);
         eventually("a new file", || journal.open(&opened_sample(3)).is_ok());
@@ -235,6 +253,9 @@ fn after_a_failed_fdatasync_nothing_is_admitted_until_a_new_file_is_begun() {
         assert!(found.contains(&whole(0)), "the process may die: the records are there");
         assert!(found.contains(&unsettled(3)));
         let refused = Some(opened_sample(1));
-        assert!(found.iter().all(|record| record.opened != refused), "what was refused is not charged");
+        assert!(
+            found.iter().all(|record| record.opened != refused),
+            "what was refused is not charged"
+        );
     }
 }

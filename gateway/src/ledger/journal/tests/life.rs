@@ -138,13 +138,17 @@ fn an_end_whose_admission_was_deleted_is_in_the_database_and_not_told_again() {
     let first = segments(dir.path())[0].clone();
     eventually("the first segment is gone", || !first.exists());
     let (found, _) = recovered(crash(dir.path()).path());
-    assert!(found.contains(&unsettled(1_001)), "what is in the segment of its end is told");
-    let across = id(1_000);
     assert!(
-        found
-            .iter()
-            .all(|record| record.settled.as_ref().is_none_or(|settled| settled.request_id != across))
+        found.contains(&unsettled(1_001)),
+        "what is in the segment of its end is told"
     );
+    let across = id(1_000);
+    assert!(found.iter().all(|record| {
+        record
+            .settled
+            .as_ref()
+            .is_none_or(|settled| settled.request_id != across)
+    }));
 }
 
 #[test]

@@ -95,7 +95,8 @@ impl Model {
     /// The database after a recovery.
     fn recover(&mut self) {
         let settled = std::mem::take(&mut self.settled);
-        self.rows.extend(settled.into_keys().map(|n| (n, Some(settled_sample(n)))));
+        self.rows
+            .extend(settled.into_keys().map(|n| (n, Some(settled_sample(n)))));
         let open = std::mem::take(&mut self.open);
         self.rows.extend(open.into_keys().map(|n| (n, None)));
     }

@@ -63,7 +63,10 @@ fn a_tail_torn_at_any_byte_loses_only_the_record_that_is_torn() {
             assert_eq!(found, first(records), "cut at {cut}");
             // A tail of zeros may look like a record that was never begun.
             assert!(damaged <= u64::from(!is_whole), "cut at {cut}");
-            assert!(damaged == 1 || is_whole || torn.len() > cut || cut - ends[records] < 8, "cut at {cut}");
+            assert!(
+                damaged == 1 || is_whole || torn.len() > cut || cut - ends[records] < 8,
+                "cut at {cut}"
+            );
         }
     }
 }
@@ -98,7 +101,11 @@ fn what_follows_damage_is_read_in_the_next_file() {
     let (found, damaged) = recovered(left.path());
     assert_eq!(damaged, 1);
     assert!(found.contains(&whole(0)) && found.contains(&whole(99)));
-    assert!(found.iter().all(|record| record.opened.is_none() || all.contains(record) || record.settled.is_none()));
+    assert!(
+        found
+            .iter()
+            .all(|record| record.opened.is_none() || all.contains(record) || record.settled.is_none())
+    );
 }
 
 #[test]
@@ -135,7 +142,11 @@ fn a_journal_of_another_version_is_an_error_and_stays() {
     let orphan = orphan(dir.path());
     let read: Vec<_> = orphan.records().collect();
     assert_eq!(read.len(), 1, "nothing after the error");
-    assert!(read[0].as_ref().is_err_and(|error| error.to_string().contains("version 2")));
+    assert!(
+        read[0]
+            .as_ref()
+            .is_err_and(|error| error.to_string().contains("version 2"))
+    );
     drop(orphan);
     assert!(path.exists());
 }

@@ -1,0 +1,376 @@
+//! A request's place in the ledger, from the door to the last byte.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ace_policies::price::Price;
+use ace_policies::quota::Amounts;
+use ace_policies::usage::{Source, Usage};
+
+use super::book::{Charge, charges};
+use super::journal::{Opened, Seat, SettledSeat};
+use super::row::{Entry, Row};
+use super::writer::Message;
+use super::{Ledger, Taken, unavailable};
+use crate::provider::{Meter, RealtimeMeter, tokens_in};
+use crate::refusal::Refusal;
+use crate::snapshot::Limits;
+
+/// Output tokens by which a stream's reservation grows.
+const SLAB: u64 = 1024;
+/// A stream whose length nobody has limited asks for more when only so many of its tokens are left: a piece may bring several.
+const MARGIN: u64 = 256;
+
+/// What a request may use, by what it says.
+#[derive(Clone, Debug, Default)]
+pub struct Estimate {
+    /// Bytes of its body that a model reads; 0 for a call that costs nothing.
+    pub input_bytes: u64,
+    /// The most output tokens that it allows, all its answers together.
+    pub max_output: Option<u64>,
+    /// Whether it may have output at all.
+    pub writes: bool,
+    /// The service tier that it asks for.
+    pub service_tier: Option<String>,
+}
+
+/// A request's row in the making. Dropping it settles it.
+pub struct Reservation {
+    /// Always there until the drop.
+    entry: Option<Box<Entry>>,
+    meter: Option<Reader>,
+    started: Instant,
+    ledger: Ledger,
+    hold: Option<Box<Hold>>,
+}
+
+/// Who reads an answer.
+enum Reader {
+    Answer(Box<Meter>),
+    Realtime(Box<RealtimeMeter>),
+}
+
+/// What is reserved for a request that was admitted.
+struct Hold {
+    charges: Vec<Charge>,
+    seat: Seat,
+    price: Arc<Price>,
+    service_tier: Option<String>,
+    input: u64,
+    output: u64,
+    max_output: Option<u64>,
+    is_short: bool,
+}
+
+impl Reservation {
+    pub(super) fn new(entry: Entry, started: Instant, ledger: Ledger) -> Self {
+        Self {
+            entry: Some(Box::new(entry)),
+            meter: None,
+            started,
+            ledger,
+            hold: None,
+        }
+    }
+
+    /// Reserves what the request may use, against every limit of whom it is charged to, and notes it in the journal. Only then may it go
+    /// out.
+    ///
+    /// # Errors
+    /// The limit that is spent; or that limits cannot be checked, or the journal not be written.
+    pub async fn admit(&mut self, estimate: Estimate, limits: &Limits) -> Result<(), Refusal> {
+        let ledger = self.ledger.clone();
+        let options = &ledger.shared.options;
+        let entry = self.entry();
+        entry.day = ledger.day(entry.started_at_ms);
+        let price = ledger.shared.prices.of(
+            entry.provider,
+            entry.model_asked.as_deref(),
+            entry.key,
+            entry.started_at_ms,
+        );
+        let input = estimate.input_bytes.div_ceil(options.bytes_per_token);
+        let output = match estimate.writes {
+            true => estimate.max_output.unwrap_or(options.default_output),
+            false => 0,
+        };
+        let amounts = Amounts {
+            tokens: input.saturating_add(output),
+            requests: 1,
+            cost_micro_usd: price.at_most(input, output, estimate.service_tier.as_deref()),
+        };
+        let accounts = entry.accounts().into_iter().flatten();
+        let limited = accounts.map(|account| (account, limits.of(&account)));
+        let mut charges = charges(limited, &entry.day, entry.started_at_ms, amounts);
+        if !charges.is_empty() && ledger.take(|book, now| book.reserve(&charges, now)).await? == Taken::OnTrust {
+            charges.clear();
+        }
+        let usage = Usage {
+            input,
+            output,
+            ..Usage::default()
+        };
+        let opened = Box::new(self.entry().opened(usage, amounts.cost_micro_usd, price.id()));
+        let seat = match ledger.shared.journal.open(&opened) {
+            Ok(seat) => seat,
+            Err(error) => {
+                tracing::error!(%error, "the journal cannot be written; no request is admitted");
+                ledger.shared.book.settle(&charges, Amounts::default());
+                return Err(unavailable("The gateway's journal cannot be written"));
+            }
+        };
+        ledger.open(opened);
+        let Estimate {
+            max_output,
+            service_tier,
+            ..
+        } = estimate;
+        let hold = Hold {
+            charges,
+            seat,
+            price,
+            service_tier,
+            input,
+            output,
+            max_output,
+            is_short: false,
+        };
+        self.hold = Some(Box::new(hold));
+        Ok(())
+    }
+
+    /// The row, to be filled as the request goes on.
+    pub fn entry(&mut self) -> &mut Entry {
+        self.entry
+            .as_mut()
+            .expect("the entry is there until the reservation is dropped")
+    }
+
+    /// Has the answer read by `meter` from here on.
+    pub fn read_with(&mut self, meter: Meter) {
+        self.meter = Some(Reader::Answer(Box::new(meter)));
+    }
+
+    /// Has the messages of a realtime connection read from here on.
+    pub fn read_messages_with(&mut self, meter: RealtimeMeter) {
+        self.meter = Some(Reader::Realtime(Box::new(meter)));
+    }
+
+    /// Who reads the answer, unless that is a realtime connection.
+    pub fn answer(&self) -> Option<&Meter> {
+        match &self.meter {
+            Some(Reader::Answer(meter)) => Some(meter),
+            _ => None,
+        }
+    }
+
+    /// Who reads a realtime connection.
+    pub fn conversation(&self) -> Option<&RealtimeMeter> {
+        match &self.meter {
+            Some(Reader::Realtime(meter)) => Some(meter),
+            _ => None,
+        }
+    }
+
+    /// Charges a request whose answer nobody waited for by its body: the provider reads it all the same, and bills it.
+    pub fn estimate_input(&mut self) {
+        let entry = self.entry();
+        entry.usage.input = tokens_in(entry.bytes_in);
+        entry.source = Source::Estimated;
+    }
+
+    /// Reads a piece of the answer's body that goes to the client.
+    pub fn meter(&mut self, data: &[u8]) {
+        self.entry().bytes_out += data.len() as u64;
+        self.meter_unsent(data);
+    }
+
+    /// Reads a piece of the answer's body that nobody gets.
+    pub fn meter_unsent(&mut self, data: &[u8]) {
+        match &mut self.meter {
+            Some(Reader::Answer(meter)) => meter.feed(data),
+            Some(Reader::Realtime(meter)) => meter.feed(data),
+            None => {}
+        }
+        self.keep_ahead();
+    }
+
+    /// Whether what has flowed is about to outgrow what is reserved; asked after every piece.
+    pub fn is_short(&self) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.is_short)
+    }
+
+    /// Reserves more before what has flowed outgrows what is reserved, where that takes no waiting.
+    fn keep_ahead(&mut self) {
+        if self.hold.as_ref().is_none_or(|hold| hold.charges.is_empty()) {
+            return;
+        }
+        let flowed = self.flowed();
+        let Some(hold) = &mut self.hold else { return };
+        hold.is_short = match hold.missing(&flowed) {
+            0 => false,
+            missing => !hold.grow_now(missing.max(SLAB), &self.ledger),
+        };
+    }
+
+    /// Reserves more for what is still to flow. It may be dropped before it is ready, and asked again.
+    ///
+    /// # Errors
+    /// The limit that is spent.
+    pub async fn extend(&mut self) -> Result<(), Refusal> {
+        let flowed = self.flowed();
+        let ledger = self.ledger.clone();
+        let Some(hold) = &mut self.hold else { return Ok(()) };
+        let missing = hold.missing(&flowed);
+        if missing == 0 || hold.charges.is_empty() {
+            hold.is_short = false;
+            return Ok(());
+        }
+        if hold.grow(missing.max(SLAB), &ledger).await.is_err() {
+            // Of what is too little for a slab, the rest.
+            hold.grow(missing, &ledger).await?;
+        }
+        hold.is_short = false;
+        Ok(())
+    }
+
+    /// What has flowed so far, counted safely high. Cheap enough for every piece.
+    fn flowed(&self) -> Usage {
+        let bytes_per_token = self.ledger.shared.options.bytes_per_token;
+        let bytes_in = self.entry.as_ref().map_or(0, |entry| entry.bytes_in);
+        match &self.meter {
+            Some(Reader::Answer(meter)) => meter.so_far_at_most(bytes_per_token, bytes_in),
+            Some(Reader::Realtime(meter)) => meter.so_far_at_most(bytes_per_token),
+            None => Usage::default(),
+        }
+    }
+
+    /// Reserves so many more tokens.
+    #[cfg(test)]
+    pub async fn grow_by(&mut self, tokens: u64) -> Result<(), Refusal> {
+        let ledger = self.ledger.clone();
+        match &mut self.hold {
+            Some(hold) => hold.grow(tokens, &ledger).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Goes without settling, as when the process is killed.
+    #[cfg(test)]
+    pub fn vanish(mut self) {
+        self.entry = None;
+    }
+}
+
+impl Hold {
+    /// How many tokens too few are reserved. Output beyond what the request allows is an estimate gone wrong: it is not reserved.
+    fn missing(&self, flowed: &Usage) -> u64 {
+        let output = match self.max_output {
+            Some(most) => flowed.output.min(most),
+            None => flowed.output.saturating_add(MARGIN),
+        };
+        let needed = flowed.input_side().saturating_add(output);
+        needed.saturating_sub(self.input.saturating_add(self.output))
+    }
+
+    /// What so many more output tokens come to.
+    fn more(&self, tokens: u64) -> Amounts {
+        let cost = |output: u64| self.price.at_most(self.input, output, self.service_tier.as_deref());
+        let grown = self.output.saturating_add(tokens);
+        Amounts {
+            tokens,
+            requests: 0,
+            cost_micro_usd: cost(grown).saturating_sub(cost(self.output)),
+        }
+    }
+
+    fn grow_now(&mut self, tokens: u64, ledger: &Ledger) -> bool {
+        let more = self.more(tokens);
+        let grown = ledger.take_now(&mut self.charges, more);
+        if grown {
+            self.output = self.output.saturating_add(tokens);
+        }
+        grown
+    }
+
+    async fn grow(&mut self, tokens: u64, ledger: &Ledger) -> Result<(), Refusal> {
+        let more = self.more(tokens);
+        let charges = &mut self.charges;
+        if ledger.take(|book, now| book.extend(charges, more, now)).await? == Taken::OnTrust {
+            // What is reserved stays reserved; the rest is settled when it is known.
+            tracing::debug!("a stream goes on without a lease");
+        }
+        self.output = self.output.saturating_add(tokens);
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let Some(mut entry) = self.entry.take() else {
+            return;
+        };
+        if let Some(meter) = self.meter.take() {
+            let metered = match meter {
+                Reader::Answer(meter) => meter.finish().with_estimated_input(entry.bytes_in),
+                Reader::Realtime(meter) => meter.finish(),
+            };
+            entry.usage = metered.usage;
+            entry.source = metered.source;
+            entry.model_served = metered.model_served;
+        }
+        let duration = self.started.elapsed();
+        entry.duration_ms = millis(duration);
+        let first_byte = entry.ttfb_ms.map(Duration::from_millis);
+        let shared = &self.ledger.shared;
+        shared
+            .metrics
+            .answered(entry.provider, entry.status, first_byte, duration, &entry.usage);
+        let (charges, seat) = match self.hold.take() {
+            Some(hold) => self.ledger.close(&mut entry, *hold),
+            None => {
+                entry.day = self.ledger.day(entry.started_at_ms);
+                (Vec::new(), None)
+            }
+        };
+        self.ledger.settle(Row {
+            entry: *entry,
+            charges,
+            seat,
+        });
+    }
+}
+
+impl Ledger {
+    /// Charges an admitted request with what it really used.
+    fn close(&self, entry: &mut Entry, hold: Hold) -> (Vec<Charge>, Option<SettledSeat>) {
+        let is_answered = (200..300).contains(&entry.status) || entry.status == 101;
+        entry.charged_requests = u64::from(is_answered || !entry.usage.is_zero());
+        let prices = &self.shared.prices;
+        let price = match entry.model_served.as_deref() {
+            // Providers answer with the dated name of the model that was asked for, or with another one.
+            Some(served) if entry.model_asked.as_deref() != Some(served) => {
+                let found = prices.of(entry.provider, Some(served), entry.key, entry.started_at_ms);
+                if found.is_default() { hold.price } else { found }
+            }
+            _ => hold.price,
+        };
+        entry.cost_micro_usd = price.cost(&entry.usage, entry.service_tier.as_deref());
+        entry.price = (!entry.usage.is_zero()).then(|| price.id().to_owned());
+        if price.is_default() && !entry.usage.is_zero() {
+            self.shared.metrics.unpriced(entry.provider);
+        }
+        self.shared.book.settle(&hold.charges, entry.amounts());
+        let seat = self.shared.journal.settle(hold.seat, &entry.settled());
+        (hold.charges, Some(seat))
+    }
+
+    fn open(&self, opened: Box<Opened>) {
+        let _ = self.rows.send(Message::Opened(opened));
+    }
+}
+
+/// Whole milliseconds.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
