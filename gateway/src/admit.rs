@@ -22,7 +22,7 @@ use crate::ledger::row::Entry;
 use crate::ledger::{Estimate, Ledger, Reservation};
 use crate::model;
 use crate::refusal::Refusal;
-use crate::route::Call;
+use crate::route::{Api, Call};
 use crate::snapshot::Standing;
 use crate::store::Store;
 
@@ -213,6 +213,10 @@ impl Gate {
         entry.key = Some(key.key().id);
         entry.streamed = body.streams();
         let limits = self.store.snapshot().limits.clone();
+        if call.api == Api::Batch && limits.measure(reservation.entry().accounts()) {
+            let why = "Batches are billed later and told to nobody here: an account with a limit on tokens or cost cannot have them";
+            return Err(Refusal::Permission(why.to_owned()));
+        }
         reservation.admit(estimate(call, body), &limits).await?;
         Ok(key)
     }

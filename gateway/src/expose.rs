@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::ledger::Backlog;
+use crate::ledger::journal::Journal;
 use crate::metrics::Metrics;
 use crate::store::Store;
 
@@ -31,6 +32,8 @@ pub struct Exposed {
     pub backlog: Backlog,
     /// For its age.
     pub store: Store,
+    /// For its figures.
+    pub journal: Arc<Journal>,
 }
 
 /// Serves `GET /metrics` for ever.
@@ -59,7 +62,11 @@ pub async fn serve(listener: TcpListener, exposed: Exposed) {
 fn answer(request: &Request<Incoming>, exposed: &Exposed) -> Response<Full<Bytes>> {
     let (status, kind, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => {
-            let text = exposed.metrics.text(exposed.backlog.rows(), exposed.store.staleness());
+            let text = exposed.metrics.text(
+                exposed.backlog.rows(),
+                exposed.store.staleness(),
+                exposed.journal.stats(),
+            );
             (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text)
         }
         (_, "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, "text/plain", b"GET only\n".to_vec()),

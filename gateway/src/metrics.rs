@@ -10,7 +10,11 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
+use self::journal::JournalFigures;
 use crate::hangup::Drained;
+use crate::ledger::journal::JournalStats;
+
+mod journal;
 
 /// Seconds; from a cached answer to an answer that thinks for minutes.
 const SECONDS: &[f64] = &[
@@ -47,6 +51,7 @@ pub struct Metrics {
     drained: IntCounterVec,
     ledger_lag: IntGauge,
     snapshot_age: IntGauge,
+    journal: JournalFigures,
     /// Rows that the database refused for good.
     pub ledger_rows_lost: IntCounter,
     /// Answers of the database to asks for leases.
@@ -177,6 +182,7 @@ impl Metrics {
                 "Soft thresholds passed",
                 &["limit", "percent"],
             )?,
+            journal: JournalFigures::register(&registry)?,
             registry,
         })
     }
@@ -258,7 +264,8 @@ impl Metrics {
     }
 
     /// Everything in Prometheus' text format, with these gauges brought up to date.
-    pub fn text(&self, ledger_waiting: usize, snapshot_age: Duration) -> Vec<u8> {
+    pub fn text(&self, ledger_waiting: usize, snapshot_age: Duration, journal: &JournalStats) -> Vec<u8> {
+        self.journal.bring_up_to_date(journal);
         self.ledger_lag.set(i64::try_from(ledger_waiting).unwrap_or(i64::MAX));
         self.snapshot_age
             .set(i64::try_from(snapshot_age.as_millis()).unwrap_or(i64::MAX));
@@ -289,11 +296,11 @@ mod tests {
 
     #[test]
     fn every_metric_is_shown_before_anything_happened() {
-        let text = String::from_utf8(
-            Metrics::new()
-                .expect("distinct names")
-                .text(3, Duration::from_millis(20)),
-        )
+        let text = String::from_utf8(Metrics::new().expect("distinct names").text(
+            3,
+            Duration::from_millis(20),
+            &JournalStats::default(),
+        ))
         .expect("text");
         for name in [
             "ace_requests_total",
@@ -302,6 +309,8 @@ mod tests {
             "ace_own_overhead_seconds",
             "ace_tokens_total",
             "ace_ledger_waiting_rows 3",
+            "ace_journal_records_total 0",
+            "ace_quota_leases_asked_total 0",
             "ace_streams_stopped_total{reason=\"quota\"} 0",
             "ace_drained_streams_total{outcome=\"complete\"} 0",
         ] {

@@ -109,6 +109,7 @@ impl Node {
             let exposed = Exposed {
                 metrics: metrics.clone(),
                 backlog: ledger.backlog(),
+                journal: tasks.journal(),
                 store: store.clone(),
             };
             tokio::spawn(expose::serve(tokio::net::TcpListener::from_std(listener)?, exposed));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use ace_policies::quota::{Account, Limit};
+use ace_policies::quota::{Account, Limit, Metric};
 use ace_policies::token::{Claims, Keyring};
 use ace_policies::{Provider, SessionId, TenantId, UserId};
 
@@ -36,6 +36,15 @@ impl Limits {
             true => &[],
             false => self.0.get(account).map_or(&[], Vec::as_slice),
         }
+    }
+}
+
+impl Limits {
+    /// Whether tokens or cost of one of these accounts are limited, and not only in a dry run.
+    pub fn measure(&self, accounts: [Option<Account>; 5]) -> bool {
+        let is_hard = |limit: &Limit| !limit.dry_run && limit.name.metric() != Metric::Requests;
+        let mut accounts = accounts.iter().flatten();
+        accounts.any(|account| self.of(account).iter().any(is_hard))
     }
 }
 

@@ -124,6 +124,19 @@ pub fn charges<'l>(
     charges
 }
 
+/// Leaves limits of a dry run out of account. Gives whether there were any.
+pub fn leave_out_dry_runs(charges: &mut Vec<Charge>) -> bool {
+    let mut any = false;
+    for charge in charges.iter_mut() {
+        for cap in &mut charge.caps.0 {
+            any |= cap.take_if(|limit| limit.dry_run).is_some();
+        }
+        charge.reserved = charge.caps.limited(charge.reserved);
+    }
+    charges.retain(|charge| charge.caps != Caps::default());
+    any
+}
+
 /// What is held of every limited bucket.
 pub struct Book(Mutex<Pages>);
 

@@ -5,14 +5,12 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use ace_migrations::Db;
-use sqlx::AnyConnection;
-
 use super::journal::{self, Opened, Orphan, Recovered};
-use super::leases::{LeaseError, Leases, claim, release_all};
+use super::leases::{LeaseError, Leases, claim, forget_open, release_all};
 use super::row::{Entry, Row};
 use super::sql::database_now;
 use super::writer::record;
+use ace_migrations::Db;
 
 /// Rows of one transaction.
 const BATCH: usize = 512;
@@ -119,14 +117,6 @@ pub async fn clear_old_minutes(db: &Db) -> Result<(), LeaseError> {
         .execute(&mut *transaction)
         .await?;
     Ok(transaction.commit().await?)
-}
-
-async fn forget_open(connection: &mut AnyConnection, instance: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM open_requests WHERE instance_id = $1")
-        .bind(instance.to_owned())
-        .execute(connection)
-        .await
-        .map(drop)
 }
 
 /// The entry of a journal's records; `None` where only the end is left, which is in the database then.

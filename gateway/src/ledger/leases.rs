@@ -225,6 +225,12 @@ impl Leases {
             let rest = self.held(&mut transaction, &bucket).await?.at_most(rest);
             self.shrink(&mut transaction, &bucket, &rest).await?;
         }
+        let empty =
+            "DELETE FROM quota_leases WHERE instance_id = $1 AND tokens = 0 AND requests = 0 AND cost_micro_usd = 0";
+        sqlx::query(empty)
+            .bind(self.instance.clone())
+            .execute(&mut *transaction)
+            .await?;
         Ok(transaction.commit().await?)
     }
 
@@ -260,6 +266,7 @@ impl Leases {
     pub async fn leave(&self) -> Result<(), LeaseError> {
         let mut transaction = self.db.begin_write().await?;
         claim(&mut transaction, &self.instance, i64::MAX).await?;
+        forget_open(&mut transaction, &self.instance).await?;
         release_all(&mut transaction, &self.instance).await?;
         Ok(transaction.commit().await?)
     }
@@ -342,6 +349,15 @@ pub async fn claim(connection: &mut AnyConnection, instance: &str, before: i64) 
         .bind(before)
         .fetch_optional(connection)
         .await
+}
+
+/// Forgets which requests of a process are under way.
+pub async fn forget_open(connection: &mut AnyConnection, instance: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM open_requests WHERE instance_id = $1")
+        .bind(instance.to_owned())
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 /// Gives back everything that a process holds.

@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 /// How long one conversation with the database may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a request waits for leases.
-const WAIT: Duration = Duration::from_secs(2);
+const WAIT: Duration = Duration::from_secs(5);
 /// Between two rounds of housekeeping.
 const ROUND: Duration = Duration::from_secs(1);
 /// How long something may lie idle before others may have it.

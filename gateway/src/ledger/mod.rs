@@ -12,7 +12,7 @@ use ace_policies::quota::{Calendar, Day};
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
-use self::book::{Book, Charge, Denial, Reserved, Shortage};
+use self::book::{Book, Charge, Denial, Reserved, Shortage, leave_out_dry_runs};
 use self::journal::Journal;
 use self::lessor::Lessees;
 use self::row::{Entry, Row};
@@ -147,28 +147,37 @@ impl Ledger {
     }
 
     /// Takes charges out of the leases, asking for more where there are too few. `taking` is tried until it has what it needs.
-    async fn take(
-        &self,
-        mut taking: impl FnMut(&Book, Instant) -> Result<Reserved, Shortage>,
-    ) -> Result<Taken, Refusal> {
+    async fn take(&self, mut taking: impl FnMut(&Book, Instant) -> Result<Reserved, Shortage>) -> Result<(), Untaken> {
         for _ in 0..ATTEMPTS {
             match taking(&self.shared.book, Instant::now()) {
                 Ok(reserved) => {
                     self.note(reserved);
-                    return Ok(Taken::Leased);
+                    return Ok(());
                 }
-                Err(Shortage::Denied(denial)) => return Err(self.refuse(&denial)),
-                Err(Shortage::Expired) => return self.without_leases(),
-                Err(Shortage::Ask(wants)) => {
-                    if self.shared.lessees.ask(wants).await.is_err() {
-                        return self.without_leases();
-                    }
-                }
+                Err(Shortage::Denied(denial)) => return Err(Untaken::Refused(self.refuse(&denial))),
+                Err(Shortage::Expired) => return Err(Untaken::Away),
+                Err(Shortage::Ask(wants)) => self.shared.lessees.ask(wants).await.map_err(|_| Untaken::Away)?,
             }
         }
-        Err(unavailable(
-            "Too many requests share what is left of a limit; try again",
-        ))
+        let busy = unavailable("Too many requests share what is left of a limit; try again");
+        Err(Untaken::Refused(busy))
+    }
+
+    /// Takes a request's charges. Where leases cannot be had, dry runs refuse nobody, and the configuration may say the same of all.
+    async fn admit(&self, charges: &mut Vec<Charge>) -> Result<(), Refusal> {
+        if charges.is_empty() {
+            return Ok(());
+        }
+        match self.take(|book, now| book.reserve(charges, now)).await {
+            Ok(()) => return Ok(()),
+            Err(Untaken::Refused(refusal)) => return Err(refusal),
+            Err(Untaken::Away) => {}
+        }
+        if leave_out_dry_runs(charges) && self.take(|book, now| book.reserve(charges, now)).await.is_ok() {
+            return Ok(());
+        }
+        charges.clear();
+        self.go_on_trust()
     }
 
     /// Takes charges where that is possible without waiting, and asks for what is missing.
@@ -213,10 +222,11 @@ impl Ledger {
         spent.refusal(now_ms())
     }
 
-    fn without_leases(&self) -> Result<Taken, Refusal> {
+    /// What becomes of a request that no lease is to be had for.
+    fn go_on_trust(&self) -> Result<(), Refusal> {
         if self.shared.options.fail_open {
             self.shared.metrics.quota_failed_open.inc();
-            return Ok(Taken::OnTrust);
+            return Ok(());
         }
         Err(unavailable("The gateway cannot reach its database to check the limits"))
     }
@@ -230,13 +240,12 @@ impl Ledger {
     }
 }
 
-/// How charges were taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Taken {
-    /// Out of leases.
-    Leased,
-    /// Out of nothing: the configuration says that requests go through.
-    OnTrust,
+/// Why charges were not taken.
+enum Untaken {
+    /// A limit is spent.
+    Refused(Refusal),
+    /// The database cannot be asked.
+    Away,
 }
 
 /// How many rows wait to be written.

@@ -11,7 +11,7 @@ use super::book::{Charge, charges};
 use super::journal::{Opened, Seat, SettledSeat};
 use super::row::{Entry, Row};
 use super::writer::Message;
-use super::{Ledger, Taken, unavailable};
+use super::{Ledger, Untaken, unavailable};
 use crate::provider::{Meter, RealtimeMeter, tokens_in};
 use crate::refusal::Refusal;
 use crate::snapshot::Limits;
@@ -102,9 +102,7 @@ impl Reservation {
         let accounts = entry.accounts().into_iter().flatten();
         let limited = accounts.map(|account| (account, limits.of(&account)));
         let mut charges = charges(limited, &entry.day, entry.started_at_ms, amounts);
-        if !charges.is_empty() && ledger.take(|book, now| book.reserve(&charges, now)).await? == Taken::OnTrust {
-            charges.clear();
-        }
+        ledger.admit(&mut charges).await?;
         let usage = Usage {
             input,
             output,
@@ -296,9 +294,10 @@ impl Hold {
     async fn grow(&mut self, tokens: u64, ledger: &Ledger) -> Result<(), Refusal> {
         let more = self.more(tokens);
         let charges = &mut self.charges;
-        if ledger.take(|book, now| book.extend(charges, more, now)).await? == Taken::OnTrust {
-            // What is reserved stays reserved; the rest is settled when it is known.
-            tracing::debug!("a stream goes on without a lease");
+        match ledger.take(|book, now| book.extend(charges, more, now)).await {
+            Ok(()) => {}
+            Err(Untaken::Refused(refusal)) => return Err(refusal),
+            Err(Untaken::Away) => ledger.go_on_trust()?,
         }
         self.output = self.output.saturating_add(tokens);
         Ok(())
