@@ -78,6 +78,6 @@ fn nap(shared: &Shared, interval: Option<Duration>, idle: u32, well: bool) -> Op
 /// Has the next record wake the keeper, unless there is one already.
 fn fall_asleep(shared: &Shared) -> bool {
     let mut pen = shared.pen();
-    pen.asleep = pen.is_synced();
+    pen.asleep = !pen.is_worth_syncing();
     pen.asleep
 }

@@ -22,7 +22,8 @@
 //! every following record and by the journal's own thread, and until then nothing is admitted.
 //!
 //! When `fdatasync` fails, the system may have dropped what it could not write, and asking again would not tell. Nothing is
-//! admitted until a new segment was made and synced; then the journal goes on in that one.
+//! admitted until a new segment was made and synced; then the journal goes on in that one. What was written to the old one since
+//! its last success, and the ends of requests until then, are safe from the process's death but not from a loss of power.
 //!
 //! # After a crash
 //! [`orphans`] gives the journals of dead instances, with what is known of their requests. A request may come back although the

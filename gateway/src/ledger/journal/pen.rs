@@ -160,7 +160,6 @@ impl Pen {
 
     /// Leaves a file that `fdatasync` failed on, as far as there is another.
     pub fn leave_distrusted(&mut self) -> io::Result<()> {
-        // Asking again would hear that all is well, although it is not.
         self.dirty = false;
         self.left_dirty.clear();
         self.turn()?;
@@ -174,8 +173,9 @@ impl Pen {
         self.urgent = true;
     }
 
-    pub const fn failures(&self) -> u64 {
-        self.failures
+    /// Whether `fdatasync` failed since a record was written, or its file is one that it failed on.
+    pub const fn is_unsafe(&self, written: &Written) -> bool {
+        self.distrusted || self.failures != written.failures
     }
 
     pub fn push_ready(&mut self, segment: Segment) {
@@ -267,8 +267,9 @@ impl Pen {
         (files, self.number)
     }
 
-    pub fn is_synced(&self) -> bool {
-        !self.dirty && self.left_dirty.is_empty()
+    /// Whether there are any. Not in a file that `fdatasync` failed on: asking again would hear that all is well.
+    pub fn is_worth_syncing(&self) -> bool {
+        !self.distrusted && (self.dirty || !self.left_dirty.is_empty())
     }
 
     pub fn take_garbage(&mut self) -> Vec<u64> {

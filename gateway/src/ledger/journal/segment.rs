@@ -19,7 +19,7 @@ use super::record;
 pub(super) const VERSION: u32 = 1;
 pub(super) const HEADER_BYTES: usize = 40;
 const MAGIC: [u8; 8] = *b"ACEJRNL\n";
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The calls that a full or broken disk fails. Tests have a disk of their own.
 pub(super) trait Disk: Send + Sync {

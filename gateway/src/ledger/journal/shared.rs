@@ -68,7 +68,7 @@ impl Shared {
         set(&self.stats.open, pen.open());
         set(&self.stats.unsaved, pen.unsaved());
         set(&self.stats.segments, pen.segments());
-        let records_wait = pen.asleep && !pen.is_synced();
+        let records_wait = pen.asleep && pen.is_worth_syncing();
         let wake = std::mem::take(&mut pen.urgent) || records_wait;
         if wake {
             pen.asleep = false;
@@ -206,7 +206,7 @@ impl Shared {
     pub fn sync_to(&self, written: &Written) -> Result<(), JournalError> {
         let mut synced = self.synced.lock();
         // Asked first: what was written before a failure is not safe, whatever succeeded since.
-        if self.pen().failures() != written.failures {
+        if self.pen().is_unsafe(written) {
             return Err(JournalError::Sync);
         }
         if *synced >= written.number {
@@ -218,7 +218,7 @@ impl Shared {
     /// The same for all records. Whether there were any.
     pub fn sync(&self) -> bool {
         let mut synced = self.synced.lock();
-        if self.pen().is_synced() {
+        if !self.pen().is_worth_syncing() {
             return false;
         }
         // Its failure is counted and logged, and stops admission.

@@ -128,7 +128,7 @@ fn kill_9_at_any_moment_loses_nothing_that_was_reported() {
             .filter(|id| !said.forgotten.contains(*id));
         assert_eq!(lost.count(), 0, "round {round}");
         assert!(said.opened.difference(&all).all(|id| said.forgotten.contains(id)));
-        assert!(said.settled.len() >= round as usize, "it did something");
+        assert!(said.settled.len() >= round, "it did something");
         orphan.remove();
         assert!(listed(dir.path()).is_empty());
     }

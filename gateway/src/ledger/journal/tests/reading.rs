@@ -90,7 +90,7 @@ fn a_flipped_bit_is_never_read_as_a_record() {
 fn what_follows_damage_is_read_in_the_next_file() {
     let dir = directory();
     let journal = start(dir.path());
-    (0..100).for_each(|n| drop(pass(&journal, n)));
+    pass_all(&journal, 0..100);
     let left = crash(dir.path());
     let (all, _) = recovered(left.path());
     assert_eq!(all.len(), 100);
@@ -116,7 +116,7 @@ fn an_end_whose_admission_is_damaged_is_told_alone() {
     fs::create_dir(&other).expect("made");
     let journal = start(&other);
     let seat = open(&journal, 77);
-    (0..100).for_each(|n| drop(pass(&journal, n)));
+    pass_all(&journal, 0..100);
     journal.settle(seat, &settled);
     let left = crash(&other);
     let first = &segments(left.path())[0];

@@ -1,6 +1,7 @@
 //! Requests, directories and disks to test with.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -103,6 +104,13 @@ pub fn settle(journal: &Journal, n: u64, seat: Seat) -> SettledSeat {
 pub fn pass(journal: &Journal, n: u64) -> SettledSeat {
     let seat = open(journal, n);
     settle(journal, n, seat)
+}
+
+/// So many of them.
+pub fn pass_all(journal: &Journal, all: Range<u64>) {
+    for n in all {
+        pass(journal, n);
+    }
 }
 
 /// The files as a process that dies now leaves them.
