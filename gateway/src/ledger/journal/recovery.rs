@@ -12,6 +12,9 @@ use super::record::{MAX_LEN, Opened, Record, Settled, decode, frame};
 use super::segment::{HEADER_BYTES, Head, Names, read_header, remove};
 
 /// The journals of instances whose process is dead and that nobody else recovers. Blocks on the disk.
+///
+/// To be asked again now and then: a process that is just being started by another thread has the locks of this one until its
+/// program begins, so that an instance may seem to live for a moment longer.
 pub fn orphans(dir: &Path) -> io::Result<Vec<Orphan>> {
     let mut orphans = Vec::new();
     for instance in files(dir)?.into_keys() {

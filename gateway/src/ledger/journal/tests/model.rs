@@ -120,7 +120,7 @@ fn run(steps: &[Step], fsync: Fsync) {
                 drop(journal);
                 model.check(dir.path());
                 model.recover();
-                for orphan in orphans(dir.path()).expect("readable") {
+                for orphan in all_dead(dir.path()) {
                     orphan.remove();
                 }
                 assert!(listed(dir.path()).is_empty());

@@ -1,5 +1,6 @@
 //! Requests, directories and disks to test with.
 
+use std::collections::HashSet;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -141,9 +142,26 @@ pub fn segments(dir: &Path) -> Vec<PathBuf> {
 
 /// The only dead instance.
 pub fn orphan(dir: &Path) -> Orphan {
-    let mut found = orphans(dir).expect("readable");
-    assert_eq!(found.len(), 1, "one dead instance");
-    found.remove(0)
+    dead(dir, 1).remove(0)
+}
+
+/// So many dead instances. Another test may be starting a process, which has our locks too until its program begins.
+fn dead(dir: &Path, count: usize) -> Vec<Orphan> {
+    let mut found = Vec::new();
+    eventually("dead instances", || {
+        found.clear();
+        found = orphans(dir).expect("readable");
+        found.len() == count
+    });
+    found
+}
+
+/// All instances of a directory, which all are dead.
+pub fn all_dead(dir: &Path) -> Vec<Orphan> {
+    let names = segments(dir);
+    let instances = names.iter().filter_map(|path| path.to_str()?.rsplit_once('-'));
+    let instances: HashSet<_> = instances.map(|(instance, _)| instance).collect();
+    dead(dir, instances.len())
 }
 
 pub fn read(orphan: &Orphan) -> Vec<Recovered> {
@@ -154,7 +172,7 @@ pub fn read(orphan: &Orphan) -> Vec<Recovered> {
 pub fn recovered(dir: &Path) -> (Vec<Recovered>, u64) {
     let mut all = Vec::new();
     let mut damaged = 0;
-    for orphan in orphans(dir).expect("readable") {
+    for orphan in all_dead(dir) {
         let mut records = orphan.records();
         all.extend(records.by_ref().map(|record| record.expect("readable")));
         damaged += records.damaged();
