@@ -1,5 +1,6 @@
 //! `ace-control`: the control plane as a program of its own, and what an operator does to it from a shell.
 
+mod ledger_command;
 mod settings;
 
 use std::fs::DirBuilder;
@@ -54,6 +55,9 @@ enum Command {
     /// Looks at the audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Looks after the request ledger and its sums.
+    #[command(subcommand)]
+    Ledger(ledger_command::LedgerCommand),
 }
 
 #[derive(Subcommand)]
@@ -113,6 +117,7 @@ async fn run(places: Places, command: Command) -> anyhow::Result<ExitCode> {
         Command::Rewrap => rewrap_all(&open(&settings, &db).await?).await,
         Command::RotateSigningKey => rotate(&open(&settings, &db).await?).await,
         Command::Audit(AuditCommand::Verify) => verify(&open(&settings, &db).await?).await,
+        Command::Ledger(command) => ledger_command::run(&open(&settings, &db).await?, command).await,
     };
     db.close().await;
     done

@@ -1,5 +1,7 @@
 //! A point in time at the edge: milliseconds in the database, RFC 3339 in UTC on the wire.
 
+use std::fmt;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -30,6 +32,15 @@ impl When {
             "{date}T{hour:02}:{minute:02}:{second:02}.{:03}Z",
             time.millisecond()
         ))
+    }
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.to_text() {
+            Some(text) => f.pad(&text),
+            None => write!(f, "{} ms", self.0),
+        }
     }
 }
 
