@@ -1,5 +1,6 @@
 //! Where periods begin and end, in the configured time zone.
 
+use jiff::civil::Date;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{Timestamp, ToSpan, Zoned};
 
@@ -62,6 +63,12 @@ impl Calendar {
             month_start_ms: ms(&month),
             month_end_ms: ms(&month.checked_add(1.month())?.start_of_day()?),
         })
+    }
+
+    /// The day that a date such as `2026-01-31` stands for. `None` for what is no date.
+    pub fn date(&self, text: &str) -> Option<Day> {
+        let date: Date = text.parse().ok()?;
+        self.day_of(&date.to_zoned(self.0.clone()).ok()?).ok()
     }
 
     /// Where a kind of period that a moment falls into begins and ends. `Open` has no end.
@@ -152,6 +159,22 @@ mod tests {
             ["2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z"],
             march,
         );
+    }
+
+    #[test]
+    fn a_date_is_a_day_of_the_time_zone() {
+        for zone in ["UTC", "Pacific/Auckland", "America/Los_Angeles"] {
+            let calendar = Calendar::new(zone).unwrap();
+            let day = calendar.date("2026-01-31").unwrap();
+            assert_eq!(calendar.day(day.start_ms), day, "{zone}");
+        }
+        assert_eq!(
+            Calendar::utc().date("2026-01-31").unwrap().start_ms,
+            ms("2026-01-31T00:00:00Z")
+        );
+        for wrong in ["2026-02-30", "yesterday", "", "5"] {
+            assert_eq!(Calendar::utc().date(wrong), None, "{wrong}");
+        }
     }
 
     #[test]
