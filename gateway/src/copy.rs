@@ -179,3 +179,102 @@ pub async fn copy(
 async fn is_ready(mut future: Pin<&mut impl Future<Output = ()>>) -> bool {
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_ready())).await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+    use crate::engine::AnswerHead;
+    use crate::engine::stop::Phase;
+    use crate::engine::testing::{downstream, stop, upstream};
+
+    const ASK: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n";
+
+    /// Passes on and is short after every piece, always.
+    struct Short;
+
+    impl Reader for Short {
+        fn take(&mut self, data: &[u8], downstream: &mut Downstream) {
+            downstream.push(data);
+        }
+
+        fn is_short(&self) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_short_is_asked_with_all_written_and_again_with_every_piece() {
+        let (mut server, from) = duplex(1024);
+        let (mut client, to) = duplex(1024);
+        server.write_all(&[HEAD, b"abc"].concat()).await.unwrap();
+        client.write_all(ASK).await.unwrap();
+        let (mut from, mut to) = (upstream(Box::new(from)).await, downstream(Box::new(to)).await);
+        to.start(&AnswerHead::new(200, Some(8))).unwrap();
+        let (_process, mut stop) = stop();
+        let limit = Limit::silence(Duration::from_secs(9));
+        let mut read = [0; 1024];
+
+        assert!(matches!(
+            copy(&mut from, &mut to, limit, &mut stop, &mut Short).await,
+            Ending::Short
+        ));
+        let count = client.read(&mut read).await.unwrap();
+        assert!(read[..count].ends_with(b"\r\n\r\nabc"), "the piece is written");
+
+        let silent = copy(&mut from, &mut to, limit, &mut stop, &mut Short).await;
+        assert!(
+            matches!(silent, Ending::Timeout),
+            "nothing is asked without a new piece"
+        );
+        server.write_all(b"def").await.unwrap();
+        assert!(matches!(
+            copy(&mut from, &mut to, limit, &mut stop, &mut Short).await,
+            Ending::Short
+        ));
+        server.write_all(b"gh").await.unwrap();
+        assert!(
+            matches!(
+                copy(&mut from, &mut to, limit, &mut stop, &mut Short).await,
+                Ending::Complete
+            ),
+            "what is complete needs nothing"
+        );
+    }
+
+    /// Takes its time over every piece.
+    struct Slow;
+
+    impl Reader for Slow {
+        #[expect(clippy::disallowed_methods, reason = "that it blocks is the point")]
+        fn take(&mut self, _: &[u8], _: &mut Downstream) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// How a stream ends that has always more to read.
+    async fn relentless(deadline: Option<Duration>, phase: Phase) -> Ending {
+        let body = vec![b'x'; 64 << 20];
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        let mut from = upstream(Box::new(Cursor::new([head.as_bytes(), &body].concat()))).await;
+        let mut to = downstream(Box::new(Cursor::new(ASK.to_vec()))).await;
+        let (process, mut stop) = stop();
+        process.send_replace(phase);
+        let limit = Limit {
+            deadline: deadline.map(|deadline| Instant::now() + deadline),
+            ..Limit::silence(Duration::from_secs(60))
+        };
+        copy(&mut from, &mut to, limit, &mut stop, &mut Slow).await
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_never_pauses_hides_neither_the_deadline_nor_the_end_of_the_process() {
+        let soon = Some(Duration::from_millis(50));
+        assert!(matches!(relentless(soon, Phase::Running).await, Ending::Timeout));
+        assert!(matches!(relentless(None, Phase::Ending).await, Ending::Stopped));
+    }
+}

@@ -142,3 +142,80 @@ async fn read(upstream: &mut Upstream, reservation: &mut impl Budget, most: u64)
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+    use crate::engine::testing::{stop, upstream};
+    use crate::metering::testing::{Purse, meter};
+
+    fn hangups(settings: &str) -> Hangups {
+        let toml = format!("[hangup]\nanthropic = \"drain\"\n{settings}");
+        let config = Config::from_sources(Some(("gateway.toml", &toml)), std::iter::empty(), &[]).unwrap();
+        Hangups::of(&config)
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_read_on_where_the_configuration_says_so_and_enough_is_there() {
+        let reads_on = |settings: &str, output: u64, asked: Option<u64>| {
+            let patience = hangups(settings).patience(Provider::Anthropic, output, asked);
+            patience.map(|patience| patience.tokens)
+        };
+        assert_eq!(reads_on("", 0, None), Some(2_000));
+        assert_eq!(reads_on("max_tokens = 0", 7, None), Some(u64::MAX));
+        assert_eq!(reads_on("min_percent = 50\nmax_tokens = 10", 49, Some(100)), None);
+        assert_eq!(reads_on("min_percent = 50\nmax_tokens = 10", 50, Some(100)), Some(60));
+        assert_eq!(
+            reads_on("min_percent = 50", 2_047, None),
+            None,
+            "of the 4096 that are reserved"
+        );
+        assert!(reads_on("min_percent = 50", 2_048, None).is_some());
+        assert!(hangups("").patience(Provider::OpenAi, 0, None).is_none());
+    }
+
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+
+    /// An answer of the provider's that goes on like this, and what became of it.
+    async fn drained(tokens: u64, budget: u64, answer: impl AsyncFnOnce(&mut DuplexStream)) -> (Drained, Purse) {
+        let (mut server, from) = duplex(64 * 1024);
+        server.write_all(HEAD).await.unwrap();
+        let mut from = upstream(Box::new(from)).await;
+        answer(&mut server).await;
+        let mut purse = Purse::new(meter("/v1/messages", "text/event-stream"), budget);
+        let patience = Patience {
+            tokens,
+            until: Instant::now() + Duration::from_secs(30),
+        };
+        let (_process, mut stop) = stop();
+        (read_on(&mut from, &mut purse, patience, &mut stop).await, purse)
+    }
+
+    async fn say(server: &mut DuplexStream, event: &str) {
+        let chunk = format!("{:x}\r\n{event}\r\n", event.len());
+        server.write_all(chunk.as_bytes()).await.unwrap();
+    }
+
+    const STORY: &str = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"once upon a time there was\"}}\n\n";
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_read_to_its_end_or_to_the_end_of_patience() {
+        let (ended, purse) = drained(100, 1_000, async |server| {
+            say(server, STORY).await;
+            server.write_all(b"0\r\n\r\n").await.unwrap();
+        })
+        .await;
+        assert_eq!((ended, purse.sent), (Drained::Complete, 0), "nobody got anything");
+        let say_story = async |server: &mut DuplexStream| say(server, STORY).await;
+        let began = Instant::now();
+        assert_eq!(drained(100, 1_000, say_story).await.0, Drained::Limit, "silence");
+        assert_eq!(began.elapsed().as_secs(), 30);
+        assert_eq!(drained(5, 1_000, say_story).await.0, Drained::Limit, "tokens");
+        assert_eq!(drained(100, 5, say_story).await.0, Drained::Limit, "budget");
+        assert_eq!(began.elapsed().as_secs(), 30);
+        let garbage = async |server: &mut DuplexStream| server.write_all(b"xyz\r\n").await.unwrap();
+        assert_eq!(drained(100, 1_000, garbage).await.0, Drained::Broken);
+    }
+}

@@ -108,7 +108,8 @@ impl Splitter {
 
     /// Whether the stream stands between two events.
     pub fn between_events(&self) -> bool {
-        self.held.is_empty() && !self.skipping
+        // A line feed alone is the rest of the last event's end.
+        (self.held.is_empty() || self.held == b"\n") && !self.skipping
     }
 
     /// Whether something can be put in here that is to be an event of its own for clients that look for `\r\n\r\n`.
@@ -314,9 +315,11 @@ mod tests {
     #[test]
     fn half_a_line_end_is_no_place_for_another_event() {
         let at_boundary = |stream: &str| {
-            let mut splitter = Splitter::new(50);
-            splitter.feed(stream.as_bytes(), |_| {});
-            splitter.is_at_boundary()
+            let (mut whole, mut bytewise) = (Splitter::new(50), Splitter::new(50));
+            whole.feed(stream.as_bytes(), |_| {});
+            stream.bytes().for_each(|byte| bytewise.feed(&[byte], |_| {}));
+            assert_eq!(whole.is_at_boundary(), bytewise.is_at_boundary(), "{stream:?}");
+            whole.is_at_boundary()
         };
         assert!(at_boundary("data: a\n\n") && at_boundary("data: a\r\n\r\n") && at_boundary("data: a\r\r"));
         assert!(!at_boundary("data: a\r\n\r") && !at_boundary("data: a\n"));

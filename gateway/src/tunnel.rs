@@ -264,3 +264,73 @@ async fn send(to: &mut WriteHalf<Stream>, bytes: &[u8]) -> io::Result<()> {
     to.write_all(bytes).await?;
     to.flush().await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metering::testing::spent;
+    use crate::provider::{Meter, RealtimeMeter};
+    use crate::websocket::testing::{FINAL, TEXT, frame};
+
+    /// A connection whose budget was spent from its beginning.
+    struct Broke(RealtimeMeter);
+
+    impl Budget for Broke {
+        fn meter(&mut self, data: &[u8]) {
+            self.0.feed(data);
+        }
+
+        fn meter_unsent(&mut self, data: &[u8]) {
+            self.0.feed(data);
+        }
+
+        fn is_short(&self) -> bool {
+            true
+        }
+
+        async fn extend(&mut self) -> Result<(), Refusal> {
+            Err(spent(7))
+        }
+
+        fn answer(&self) -> Option<&Meter> {
+            None
+        }
+
+        fn is_between_frames(&self) -> bool {
+            self.0.is_between_frames()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_beyond_its_budget_ends_with_the_frame_that_is_passing() {
+        let (first, second) = (frame(FINAL | TEXT, b"{\"a\":1}"), frame(FINAL | TEXT, &[b'x'; 300]));
+        let wire = [&first[..], &second, &first].concat();
+        for piece in [1, 2, 3, 5, 100, first.len(), first.len() + 1, wire.len()] {
+            let mut reservation = Broke(RealtimeMeter::new(1 << 20));
+            let mut listener = Listener {
+                reservation: &mut reservation,
+                refusal: None,
+                is_cut: false,
+            };
+            let (mut heard, mut over) = (0, false);
+            for piece in wire.chunks(piece) {
+                heard += listener.hear(piece);
+                over = listener.is_over().await.is_some();
+                if over {
+                    break;
+                }
+            }
+            let ends = [first.len(), first.len() + second.len(), wire.len()];
+            assert!(over && ends.contains(&heard), "{heard} bytes in pieces of {piece}");
+            assert!(piece >= wire.len() || heard < wire.len(), "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn a_close_frame_has_a_code_and_as_much_of_the_reason_as_fits() {
+        assert_eq!(close_frame(POLICY_VIOLATION, "why"), b"\x88\x05\x03\xf0why");
+        let long = close_frame(TRY_AGAIN_LATER, &"ä".repeat(100));
+        assert_eq!((long.len(), usize::from(long[1])), (2 + 2 + 122, 2 + 122));
+        assert!(std::str::from_utf8(&long[4..]).is_ok());
+    }
+}

@@ -19,6 +19,8 @@ pub mod pool;
 pub mod server;
 pub mod service;
 pub mod stop;
+#[cfg(test)]
+pub mod testing;
 pub mod upload;
 pub mod upstream;
 
