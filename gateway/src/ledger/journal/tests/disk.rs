@@ -1,13 +1,15 @@
 //! Disks that are full or broken.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use ace_policies::config::Fsync;
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::super::segment::{Disk, HEADER_BYTES, System};
@@ -26,6 +28,12 @@ struct Faults {
     writes_fail: AtomicBool,
     syncs_fail: AtomicBool,
     syncs: AtomicUsize,
+    /// Inodes of files that were written to since they were synced.
+    unsynced: Mutex<HashSet<u64>>,
+}
+
+fn inode(file: &File) -> u64 {
+    file.metadata().expect("open").ino()
 }
 
 struct Faulty(Arc<Faults>);
@@ -44,6 +52,7 @@ impl Disk for Faulty {
             file.write_all_at(&bytes[..bytes.len() / 2], at)?;
             return Err(io::Error::from_raw_os_error(IO));
         }
+        self.0.unsynced.lock().insert(inode(file));
         System.write(file, bytes, at)
     }
 
@@ -51,7 +60,10 @@ impl Disk for Faulty {
         self.0.syncs.fetch_add(1, Ordering::Relaxed);
         match self.0.syncs_fail.load(Ordering::Relaxed) {
             true => Err(io::Error::from_raw_os_error(IO)),
-            false => System.sync(file),
+            false => {
+                self.0.unsynced.lock().remove(&inode(file));
+                System.sync(file)
+            }
         }
     }
 }
@@ -217,6 +229,18 @@ fn the_interval_syncs_what_was_written_and_rests_when_nothing_is() {
         eventually("synced", || faults.syncs.load(Ordering::Relaxed) > before);
         eventually("asleep", || journal.shared.pen().asleep);
         assert!(faults.syncs.load(Ordering::Relaxed) <= before + 2);
+    }
+}
+
+#[test]
+fn files_that_were_filled_between_two_syncs_are_synced_too() {
+    for fsync in [Fsync::Always, Fsync::Interval] {
+        let dir = directory();
+        let (journal, faults) = start_faulty(dir.path(), fsync, 1_000);
+        pass_all(&journal, 0..300);
+        assert!(segments(dir.path()).len() > 5);
+        assert!(journal.close() > 0);
+        assert!(faults.unsynced.lock().is_empty(), "{}", fsync.as_str());
     }
 }
 
