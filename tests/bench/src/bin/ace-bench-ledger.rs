@@ -23,7 +23,7 @@ use ace_policies::quota::Day;
 use ace_policies::token::Claims;
 use ace_policies::usage::{Source, Usage};
 use ace_policies::vault::{MasterKey, Vault};
-use ace_policies::{KeyId, Provider, TenantId, UserId};
+use ace_policies::{KeyId, Provider, SessionId, TenantId, UserId};
 use clap::Parser;
 use rustix::time::{ClockId, clock_gettime};
 use uuid::Uuid;
@@ -47,6 +47,15 @@ struct Args {
     /// Set no limits: only the journal and the rows.
     #[arg(long)]
     unlimited: bool,
+    /// Requests of so many users; each has a hundred sessions.
+    #[arg(long, default_value_t = 1)]
+    users: u64,
+    /// Spread over so many days that have passed.
+    #[arg(long, default_value_t = 0)]
+    days: u64,
+    /// Where database and journal are made and kept; without it they are made in a temporary folder.
+    #[arg(long)]
+    state_dir: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -68,9 +77,10 @@ struct Running {
 
 fn run(args: Args) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
+    let state = args.state_dir.clone().unwrap_or_else(|| folder.path().to_owned());
     let url = match &args.database {
         Some(url) => url.clone(),
-        None => ace_migrations::sqlite_url(&folder.path().join("ace.db")),
+        None => ace_migrations::sqlite_url(&state.join("ace.db")),
     };
     let text = format!("[ledger]\nfsync = \"{}\"\nqueue = 1000000\n", args.fsync);
     let config = Config::from_sources(Some(("bench", &text)), [], &[])?;
@@ -78,7 +88,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         .worker_threads(1)
         .enable_all()
         .build()?;
-    let running = store_runtime.block_on(start(&url, &config, folder.path().join("journal"), args.unlimited))?;
+    let running = store_runtime.block_on(start(&url, &config, state.join("journal"), args.unlimited))?;
     let limits = running.store.snapshot().limits.clone();
     println!(
         "{} requests, {} at once, fsync {}, {}, {}",
@@ -171,18 +181,27 @@ async fn limit(db: &Db, kind: &str, name: &str) -> anyhow::Result<()> {
 fn load(ledger: &Ledger, limits: &Arc<Limits>, args: &Args) -> anyhow::Result<f64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let left = Arc::new(AtomicU64::new(args.requests));
-    let claims = Arc::new(claims());
+    let people: Arc<Vec<_>> = Arc::new(
+        (0..args.users * SESSIONS)
+            .map(|number| Arc::new(claims(number, args.users)))
+            .collect(),
+    );
+    let days = i64::try_from(args.days)?;
     let before = thread_cpu();
     runtime.block_on(async {
         let local = tokio::task::LocalSet::new();
         for _ in 0..args.parallel {
-            let (ledger, limits, left, claims) = (ledger.clone(), limits.clone(), left.clone(), claims.clone());
+            let (ledger, limits, left, people) = (ledger.clone(), limits.clone(), left.clone(), people.clone());
             local.spawn_local(async move {
-                while left
-                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
-                    .is_ok()
+                while let Ok(number) =
+                    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
                 {
-                    one(&ledger, &limits, &claims).await;
+                    // Requests of a session follow each other.
+                    let claims = &people[usize::try_from(number / 64).unwrap_or(0) % people.len()];
+                    let ago_ms = i64::try_from(number % 1_000_003).unwrap_or(0) * days * 86_400_000 / 1_000_003;
+                    while !one(&ledger, &limits, entry(claims, number, ago_ms)).await {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
                 }
             });
         }
@@ -191,10 +210,10 @@ fn load(ledger: &Ledger, limits: &Arc<Limits>, args: &Args) -> anyhow::Result<f6
     Ok((thread_cpu() - before).as_secs_f64() * 1e6 / args.requests as f64)
 }
 
-async fn one(ledger: &Ledger, limits: &Limits, claims: &Arc<Claims>) {
-    let Some(mut reservation) = ledger.record(entry(claims), Instant::now()) else {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        return;
+/// One request; `false` where the ledger takes none for now.
+async fn one(ledger: &Ledger, limits: &Limits, entry: Entry) -> bool {
+    let Some(mut reservation) = ledger.record(entry, Instant::now()) else {
+        return false;
     };
     let estimate = Estimate {
         input_bytes: 3_000,
@@ -202,8 +221,9 @@ async fn one(ledger: &Ledger, limits: &Limits, claims: &Arc<Claims>) {
         writes: true,
         service_tier: None,
     };
-    if reservation.admit(estimate, limits).await.is_err() {
-        return;
+    if let Err(refusal) = reservation.admit(estimate, limits).await {
+        eprintln!("refused: {}", refusal.message());
+        return true;
     }
     // The provider thinks, others have their turn.
     tokio::task::yield_now().await;
@@ -216,10 +236,19 @@ async fn one(ledger: &Ledger, limits: &Limits, claims: &Arc<Claims>) {
         ..Usage::default()
     };
     entry.source = Source::Provider;
+    true
 }
 
-fn entry(claims: &Arc<Claims>) -> Entry {
-    let now = now_ms();
+const SESSIONS: u64 = 100;
+const MODELS: [&str; 4] = [
+    "claude-sonnet-4-5",
+    "claude-opus-4-5",
+    "claude-haiku-4-5",
+    "claude-3-5-haiku-latest",
+];
+
+fn entry(claims: &Arc<Claims>, number: u64, ago_ms: i64) -> Entry {
+    let now = now_ms() - ago_ms;
     Entry {
         request_id: request_id(now),
         claims: claims.clone(),
@@ -227,7 +256,7 @@ fn entry(claims: &Arc<Claims>) -> Entry {
         key: Some(KeyId(3)),
         method: "POST".parse().unwrap_or_default(),
         path: "/v1/messages".to_owned(),
-        model_asked: Some("claude-sonnet-4-5".to_owned()),
+        model_asked: Some(MODELS[usize::try_from(number / 1000).unwrap_or(0) % MODELS.len()].to_owned()),
         model_served: None,
         status: 499,
         error_kind: Some("client_gone"),
@@ -248,10 +277,10 @@ fn entry(claims: &Arc<Claims>) -> Entry {
     }
 }
 
-fn claims() -> Claims {
+fn claims(number: u64, users: u64) -> Claims {
     Claims {
-        session: None,
-        user: UserId(1),
+        session: (users > 1).then(|| SessionId(Uuid::from_u128(u128::from(number)))),
+        user: UserId(i64::try_from(number % users.max(1)).unwrap_or(0) + 1),
         tenant: TenantId(1),
         machine: None,
         provider: None,
