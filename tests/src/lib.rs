@@ -19,6 +19,7 @@ mod process;
 mod provider;
 mod remarkable;
 mod script;
+mod telling;
 mod wire;
 mod world;
 
@@ -37,6 +38,7 @@ pub use process::{Program, program};
 pub use provider::{Provider, Seen};
 pub use remarkable::remarkable;
 pub use script::{Script, Step, events};
+pub use telling::{PIECE, Told};
 pub use wire::{Answer, End, Piece, Wire};
 pub use world::{Node, World, WorldBuilder};
 
