@@ -21,7 +21,39 @@ const COLUMN_COUNT: usize = 37;
 const ROWS: usize = 32;
 
 /// Inserts the rows whose ids are not there yet, and says which they were.
+///
+/// Nearly always all of them are new. Which are is asked for only when one is not: to be told costs as much as to insert.
 pub async fn insert(
+    engine: Engine,
+    connection: &mut AnyConnection,
+    rows: &[Row],
+    gateway_id: &str,
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    sqlx::query("SAVEPOINT rows_of_the_ledger")
+        .execute(&mut *connection)
+        .await?;
+    let mut inserted = 0;
+    for chunk in rows.chunks(ROWS) {
+        let text = statement(engine, chunk.len());
+        let query = sqlx::query(sqlx::AssertSqlSafe(text));
+        inserted += bind_all(query, chunk, gateway_id)
+            .execute(&mut *connection)
+            .await?
+            .rows_affected();
+    }
+    if inserted == rows.len() as u64 {
+        sqlx::query("RELEASE SAVEPOINT rows_of_the_ledger")
+            .execute(&mut *connection)
+            .await?;
+        return Ok(rows.iter().map(|row| row.entry.request_id).collect());
+    }
+    sqlx::query("ROLLBACK TO SAVEPOINT rows_of_the_ledger")
+        .execute(&mut *connection)
+        .await?;
+    insert_telling(engine, connection, rows, gateway_id).await
+}
+
+async fn insert_telling(
     engine: Engine,
     connection: &mut AnyConnection,
     rows: &[Row],
@@ -29,16 +61,18 @@ pub async fn insert(
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
     let mut new = HashSet::with_capacity(rows.len());
     for chunk in rows.chunks(ROWS) {
-        let text = statement(engine, chunk.len());
-        let mut query = sqlx::query(sqlx::AssertSqlSafe(text));
-        for row in chunk {
-            query = bind(query, &row.entry, gateway_id);
-        }
-        for row in query.fetch_all(&mut *connection).await? {
+        let text = format!("{} RETURNING request_id", statement(engine, chunk.len()));
+        let query = sqlx::query(sqlx::AssertSqlSafe(text));
+        for row in bind_all(query, chunk, gateway_id).fetch_all(&mut *connection).await? {
             new.extend(row.try_get::<String, _>(0)?.parse::<Uuid>());
         }
     }
     Ok(new)
+}
+
+fn bind_all<'q>(query: Query<'q, Any, AnyArguments>, rows: &[Row], gateway_id: &str) -> Query<'q, Any, AnyArguments> {
+    rows.iter()
+        .fold(query, |query, row| bind(query, &row.entry, gateway_id))
 }
 
 /// Of rows that are there already, those that stand for a gateway that was taken for dead, with what was charged for them.
@@ -93,9 +127,7 @@ fn charged(row: &AnyRow, truth: &Entry) -> Result<Entry, sqlx::Error> {
 
 fn statement(engine: Engine, rows: usize) -> String {
     let values = values(engine, COLUMN_COUNT, rows);
-    format!(
-        "INSERT INTO request_ledger ({COLUMNS}) VALUES {values} ON CONFLICT (request_id) DO NOTHING RETURNING request_id"
-    )
+    format!("INSERT INTO request_ledger ({COLUMNS}) VALUES {values} ON CONFLICT (request_id) DO NOTHING")
 }
 
 fn bind<'q>(query: Query<'q, Any, AnyArguments>, row: &Entry, gateway_id: &str) -> Query<'q, Any, AnyArguments> {
