@@ -135,6 +135,9 @@ fn daily() -> Check {
     }
 }
 
+/// What was asked for counts only where it was charged: a client may ask for anything.
+const MODEL: &str = "COALESCE(model_served, CASE WHEN charged_requests > 0 THEN model_asked END, '')";
+
 fn usage_key() -> [Column; 6] {
     [
         column("tenant", "tenant_id", "tenant_id", Kind::Number),
@@ -142,7 +145,7 @@ fn usage_key() -> [Column; 6] {
         column("machine", "machine_id", "COALESCE(machine_id, '')", Kind::Text),
         column("provider", "provider", "provider", Kind::Text),
         column("key", "api_key_id", "COALESCE(api_key_id, 0)", Kind::Number),
-        column("model", "model", "COALESCE(model_served, model_asked, '')", Kind::Text),
+        column("model", "model", MODEL, Kind::Text),
     ]
 }
 

@@ -112,13 +112,12 @@ impl Figures {
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let said = Class::ALL
-            .into_iter()
-            .filter_map(|class| Some((class, self.get(class)?)));
-        let said: Vec<_> = said
-            .map(|(class, figure)| format!("{} {figure}", class.as_str()))
-            .collect();
-        f.write_str(&said.join(", "))
+        let said = |class: Class| self.get(class).map(|figure| format!("{} {figure}", class.as_str()));
+        let said: Vec<_> = Class::ALL.into_iter().filter_map(said).collect();
+        match &said[..] {
+            [] => f.write_str("nothing"),
+            said => f.write_str(&said.join(", ")),
+        }
     }
 }
 

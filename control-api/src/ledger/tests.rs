@@ -372,3 +372,27 @@ async fn a_range_holds_the_periods_that_begin_in_it() {
         assert_eq!(count(Some(TODAY), Some(TODAY)).await.different(), 0);
     }
 }
+
+#[tokio::test]
+async fn a_model_that_was_asked_for_counts_only_where_it_was_charged() {
+    for world in worlds().await {
+        Settled { model: "", ..REQUEST }.write(&world).await;
+        run(
+            &world,
+            "UPDATE request_ledger SET model_served = NULL, model_asked = 'anything', charged_requests = 0",
+        )
+        .await;
+        run(&world, "UPDATE quota_usage SET requests = 0").await;
+        assert_eq!(verify(&world).await.differences, []);
+        run(&world, "UPDATE request_ledger SET charged_requests = 1").await;
+        run(&world, "UPDATE quota_usage SET requests = 1").await;
+        let verified = verify(&world).await;
+        let different: Vec<_> = verified
+            .parts
+            .iter()
+            .map(|part| part.different)
+            .filter(|different| *different > 0)
+            .collect();
+        assert_eq!(different, [2, 2], "by hour and by day, under '' and under its name");
+    }
+}

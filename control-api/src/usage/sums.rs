@@ -43,7 +43,7 @@ pub(super) struct Query {
     session_id: Option<String>,
     machine_id: Option<String>,
     provider: Option<String>,
-    /// The model that served, or was asked for where none did.
+    /// The model that served, or was asked for where a charged answer names none.
     model: Option<String>,
     api_key_id: Option<i64>,
     /// The `next` of the page before.
