@@ -277,7 +277,7 @@ fn estimate(call: &Call, body: &Body<'_>) -> Estimate {
         input_bytes: body.readable_bytes(),
         max_output: body.max_output(),
         writes: call.api.writes_text(),
-        service_tier: None,
+        service_tier: body.service_tier().map(std::borrow::Cow::into_owned),
     }
 }
 
@@ -387,15 +387,16 @@ mod tests {
             let (store, refresher) = started.unwrap();
             tokio::spawn(refresher.run());
             let folder = tempfile::tempdir().unwrap();
+            let metrics = Arc::new(Metrics::new().unwrap());
+            let config = Config::from_sources(None, [], &[]).unwrap();
             let around = Around {
                 db: database.db.clone(),
                 folder: folder.path().to_owned(),
                 gateway_id: "test".to_owned(),
                 store: store.clone(),
-                prices: Prices::built_in(),
-                metrics: Arc::new(Metrics::new().unwrap()),
+                prices: Prices::load(&config, metrics.clone()).unwrap(),
+                metrics,
             };
-            let config = Config::from_sources(None, [], &[]).unwrap();
             let (ledger, _tasks) = tasks::start(&config, around).await.unwrap();
             let gate = Gate::new(store, ledger, 10, Duration::from_secs(60));
             assert!(matches!(refusal(&gate, 4).await, Refusal::Auth));

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use ace_gateway::config::SettingsError;
 use ace_gateway::listen::ListenError;
 use ace_gateway::node::StartError;
+use ace_gateway::prices::PricesError;
 use ace_gateway::state::StateError;
 use ace_policies::bind::Refusal;
 
@@ -41,6 +42,9 @@ pub enum Failure {
     /// The data plane's start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The price table.
+    #[error(transparent)]
+    Prices(#[from] PricesError),
     /// What the operator must change.
     #[error("{0}")]
     Config(String),
@@ -63,7 +67,7 @@ impl Failure {
             | Self::Key(_)
             | Self::Config(_)
             | Self::Listen(ListenError::Mode(_)) => EXIT_CONFIG,
-            Self::Start(StartError::Egress(_)) => EXIT_CONFIG,
+            Self::Start(StartError::Egress(_) | StartError::Prices(_)) | Self::Prices(_) => EXIT_CONFIG,
             Self::State(StateError::InUse(_)) | Self::Listen(ListenError::InUse(_)) => EXIT_IN_THE_WAY,
             _ => 1,
         }

@@ -33,7 +33,7 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Show the gateway in front of a simulated provider: no key, no set-up, nothing is kept.
     Demo(demo::DemoArgs),
-    /// Print the effective configuration, secrets masked.
+    /// Check the configuration and the price table; print the effective configuration, secrets masked.
     CheckConfig(SourceArgs),
     /// Bring the database up to date.
     Migrate {
@@ -135,6 +135,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Demo(args) => demo::run(args),
         Command::CheckConfig(source) => {
             let settings = Settings::read(source.config, source.state_dir, &[])?;
+            ace_gateway::prices::read(&settings.config)?;
             print!("{}", settings.config.to_toml_masked());
             Ok(ExitCode::SUCCESS)
         }

@@ -49,6 +49,8 @@ pub struct Metrics {
     pub client_gone: IntCounter,
     streams_stopped: IntCounterVec,
     drained: IntCounterVec,
+    /// Changes of the price table that were refused.
+    pub price_table_errors: IntCounter,
     ledger_lag: IntGauge,
     snapshot_age: IntGauge,
     journal: JournalFigures,
@@ -70,6 +72,7 @@ struct PerProvider {
     duration: Histogram,
     overhead: Histogram,
     tokens: [IntCounter; 8],
+    unpriced: IntCounter,
 }
 
 impl Metrics {
@@ -93,6 +96,11 @@ impl Metrics {
             &["provider", "status"],
         )?;
         let tokens = counters("ace_tokens_total", "Metered tokens by class", &["provider", "class"])?;
+        let unpriced = counters(
+            "ace_unpriced_requests_total",
+            "Requests charged by a default, because their model or service tier has no price",
+            &["provider"],
+        )?;
         let first_byte = times(
             "ace_time_to_first_byte_seconds",
             "From the request's head to the answer's first byte",
@@ -130,6 +138,7 @@ impl Metrics {
                 duration: duration.with_label_values(&[name]),
                 overhead: overhead.with_label_values(&[name]),
                 tokens: CLASSES.map(|class| tokens.with_label_values(&[name, class])),
+                unpriced: unpriced.with_label_values(&[name]),
             }
         };
         Ok(Self {
@@ -151,6 +160,13 @@ impl Metrics {
             )?,
             streams_stopped,
             drained,
+            price_table_errors: register(
+                &registry,
+                IntCounter::new(
+                    "ace_price_table_errors_total",
+                    "Changes of the price table that were refused",
+                )?,
+            )?,
             ledger_lag: gauge(
                 "ace_ledger_waiting_rows",
                 "Ledger rows that are not in the database yet",
@@ -196,9 +212,6 @@ impl Metrics {
     pub fn quota_dry_run(&self, limit: LimitName) {
         self.quota_dry_runs.with_label_values(&[limit.as_str()]).inc();
     }
-
-    /// Counts a request that the price table does not know the model of.
-    pub fn unpriced(&self, _provider: Provider) {}
 
     /// Counts a soft threshold that was passed.
     pub fn quota_threshold(&self, limit: LimitName, percent: u8) {
@@ -263,6 +276,11 @@ impl Metrics {
         self.drained.with_label_values(&[outcome.as_str()]).inc();
     }
 
+    /// Counts a request whose model or service tier has no price of its own.
+    pub fn unpriced(&self, provider: Provider) {
+        self.of(provider).unpriced.inc();
+    }
+
     /// Everything in Prometheus' text format, with these gauges brought up to date.
     pub fn text(&self, ledger_waiting: usize, snapshot_age: Duration, journal: &JournalStats) -> Vec<u8> {
         self.journal.bring_up_to_date(journal);
@@ -313,6 +331,8 @@ mod tests {
             "ace_quota_leases_asked_total 0",
             "ace_streams_stopped_total{reason=\"quota\"} 0",
             "ace_drained_streams_total{outcome=\"complete\"} 0",
+            "ace_price_table_errors_total 0",
+            "ace_unpriced_requests_total{provider=\"google\"} 0",
         ] {
             assert!(text.contains(name), "{name} is missing");
         }

@@ -22,7 +22,7 @@ use crate::expose::{self, Exposed};
 use crate::ledger::tasks::{self, Around, LedgerError, Tasks};
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::prices::Prices;
+use crate::prices::{Prices, PricesError};
 use crate::proxy::Gateway;
 use crate::store::{LoadError, Refresher};
 use crate::upload::Uploads;
@@ -60,6 +60,9 @@ pub enum StartError {
     /// `egress.allow` is not understood.
     #[error("[egress] allow: {0}")]
     Egress(#[from] EgressError),
+    /// The price table is wrong.
+    #[error(transparent)]
+    Prices(#[from] PricesError),
     /// TLS files or threads.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -90,6 +93,8 @@ impl Node {
         } = parts;
         let options = Options::of(config);
         let metrics = Arc::new(Metrics::new()?);
+        let prices = Prices::load(config, metrics.clone())?;
+        tokio::spawn(prices.clone().watch());
         let vault = older.iter().fold(Vault::new(&master), Vault::with_older);
         let (store, refresher) =
             Refresher::start(db.clone(), vault, Duration::from_millis(config.auth.refresh_ms)).await?;
@@ -100,7 +105,7 @@ impl Node {
             folder: state_dir.join("journal"),
             gateway_id,
             store: store.clone(),
-            prices: Prices::built_in(),
+            prices,
             metrics: metrics.clone(),
         };
         let (ledger, tasks) = tasks::start(config, around).await?;

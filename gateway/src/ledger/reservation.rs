@@ -83,7 +83,7 @@ impl Reservation {
         let options = &ledger.shared.options;
         let entry = self.entry();
         entry.day = ledger.day(entry.started_at_ms);
-        let price = ledger.shared.prices.of(
+        let price = ledger.shared.prices.price(
             entry.provider,
             entry.model_asked.as_deref(),
             entry.key,
@@ -317,6 +317,7 @@ impl Drop for Reservation {
             entry.usage = metered.usage;
             entry.source = metered.source;
             entry.model_served = metered.model_served;
+            entry.service_tier = metered.service_tier;
         }
         let duration = self.started.elapsed();
         entry.duration_ms = millis(duration);
@@ -349,16 +350,14 @@ impl Ledger {
         let price = match entry.model_served.as_deref() {
             // Providers answer with the dated name of the model that was asked for, or with another one.
             Some(served) if entry.model_asked.as_deref() != Some(served) => {
-                let found = prices.of(entry.provider, Some(served), entry.key, entry.started_at_ms);
+                let found = prices.price(entry.provider, Some(served), entry.key, entry.started_at_ms);
                 if found.is_default() { hold.price } else { found }
             }
             _ => hold.price,
         };
-        entry.cost_micro_usd = price.cost(&entry.usage, entry.service_tier.as_deref());
+        let tier = entry.service_tier.as_deref().or(hold.service_tier.as_deref());
+        entry.cost_micro_usd = prices.charge(&price, &entry.usage, tier);
         entry.price = (!entry.usage.is_zero()).then(|| price.id().to_owned());
-        if price.is_default() && !entry.usage.is_zero() {
-            self.shared.metrics.unpriced(entry.provider);
-        }
         self.shared.book.settle(&hold.charges, entry.amounts());
         let seat = self.shared.journal.settle(hold.seat, &entry.settled());
         (hold.charges, Some(seat))

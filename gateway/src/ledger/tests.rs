@@ -51,13 +51,14 @@ impl House {
         let started = Refresher::start(db.clone(), vault, Duration::from_millis(20)).await;
         let (store, refresher) = started.expect("readable");
         tokio::spawn(refresher.run());
+        let metrics = Arc::new(Metrics::new().expect("distinct names"));
         let around = Around {
             db,
             folder,
             gateway_id: "test".to_owned(),
             store: store.clone(),
-            prices: Prices::built_in(),
-            metrics: Arc::new(Metrics::new().expect("distinct names")),
+            prices: Prices::load(config, metrics.clone()).expect("the built-in table"),
+            metrics,
         };
         let (ledger, tasks) = start(config, around).await.expect("the ledger starts");
         Self { ledger, tasks, store }

@@ -4,24 +4,32 @@ use std::cmp::Reverse;
 
 /// A model's name in which `*` stands for anything, or nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Pattern(Box<str>);
+pub struct Pattern {
+    text: Box<str>,
+    /// Where the first `*` is: looked for once, because requests are matched with every pattern until one fits.
+    star: Option<usize>,
+}
 
 impl Pattern {
     /// Takes a pattern as it is written.
     pub fn new(text: &str) -> Self {
-        Self(text.into())
+        Self {
+            text: text.into(),
+            star: text.find('*'),
+        }
     }
 
     /// As it is written.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// Whether it is for this model.
     pub fn matches(&self, model: &str) -> bool {
-        let Some((prefix, rest)) = self.0.split_once('*') else {
-            return *self.0 == *model;
+        let Some(star) = self.star else {
+            return *self.text == *model;
         };
+        let (prefix, rest) = (&self.text[..star], &self.text[star + 1..]);
         let Some(mut left) = model.strip_prefix(prefix) else {
             return false;
         };
@@ -39,15 +47,9 @@ impl Pattern {
     /// How closely it says which models it is for, the closest being the greatest: an exact name, then the longest text before
     /// the first `*`, then the longest text at all, then the fewest `*`, then by the alphabet.
     pub(super) fn closeness(&self) -> (bool, usize, usize, Reverse<usize>, Reverse<&str>) {
-        let stars = self.0.matches('*').count();
-        let prefix = self.0.find('*').unwrap_or(self.0.len());
-        (
-            stars == 0,
-            prefix,
-            self.0.len() - stars,
-            Reverse(stars),
-            Reverse(&self.0),
-        )
+        let (stars, long) = (self.text.matches('*').count(), self.text.len());
+        let prefix = self.star.unwrap_or(long);
+        (stars == 0, prefix, long - stars, Reverse(stars), Reverse(&self.text))
     }
 }
 

@@ -153,13 +153,14 @@ async fn start(url: &str, config: &Config, folder: PathBuf, unlimited: bool) -> 
     let vault = Vault::new(&MasterKey::from_bytes([7; 32]));
     let (store, refresher) = Refresher::start(db.clone(), vault, Duration::from_millis(250)).await?;
     tokio::spawn(refresher.run());
+    let metrics = Arc::new(Metrics::new()?);
     let around = Around {
         db,
         folder,
         gateway_id: "bench".to_owned(),
         store: store.clone(),
-        prices: Prices::built_in(),
-        metrics: Arc::new(Metrics::new()?),
+        prices: Prices::load(config, metrics.clone())?,
+        metrics,
     };
     let (ledger, tasks) = tasks::start(config, around).await?;
     Ok(Running { ledger, tasks, store })
