@@ -3,6 +3,7 @@
 //! [`Gate::authorize`] turns a credential into [`Authorized`]; [`Gate::admit`] turns that and the body into [`Admitted`]. Only an
 //! `Admitted` reaches a provider; dropping its reservation settles it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -217,7 +218,7 @@ impl Gate {
             let why = "Batches are billed later and told to nobody here: an account with a limit on tokens or cost cannot have them";
             return Err(Refusal::Permission(why.to_owned()));
         }
-        reservation.admit(estimate(call, body), &limits).await?;
+        reservation.admit(estimate(call, body, !limits.is_empty()), &limits).await?;
         Ok(key)
     }
 
@@ -268,16 +269,20 @@ enum Checked {
     Refused,
 }
 
-/// What a call may use, by what it says.
-fn estimate(call: &Call, body: &Body<'_>) -> Estimate {
-    if !call.api.costs_tokens() {
+/// What a call may use, by what it says. Files in it are looked for only where it matters: that is a second walk over a large body.
+fn estimate(call: &Call, body: &Body<'_>, is_limited: bool) -> Estimate {
+    if !(call.api.costs_tokens() || matches!(call.api, Api::Other | Api::OpenAiRealtime)) {
         return Estimate::default();
     }
+    let answers = body.answers();
     Estimate {
-        input_bytes: body.readable_bytes(),
-        max_output: body.max_output(),
-        writes: call.api.writes_text(),
-        service_tier: body.service_tier().map(std::borrow::Cow::into_owned),
+        input_bytes: if is_limited { body.readable_bytes() } else { body.len() },
+        max_output: body.max_output().map(|most| most.saturating_mul(answers)),
+        answers: match call.api.writes_text() || call.api == Api::OpenAiRealtime {
+            true => answers,
+            false => 0,
+        },
+        service_tier: body.service_tier().map(Cow::into_owned),
     }
 }
 

@@ -28,7 +28,11 @@ struct Fields {
     other_models: Vec<Range<usize>>,
     stream: Option<Range<usize>>,
     stream_options: Option<Range<usize>>,
+    service_tier: Option<Range<usize>>,
+    /// Anthropic's fast mode is asked for.
+    is_fast: bool,
     max_output: Option<u64>,
+    answers: u64,
 }
 
 /// One change: the bytes of `range` give way to `with`.
@@ -107,9 +111,19 @@ impl<'b> Body<'b> {
         stream.is_some_and(|range| self.value(range) == b"true")
     }
 
-    /// The most output tokens that the request allows, where it says so.
+    /// The most output tokens that the request allows for one answer, where it says so.
     pub fn max_output(&self) -> Option<u64> {
         self.fields.as_ref()?.max_output
+    }
+
+    /// How many answers are asked for at once.
+    pub fn answers(&self) -> u64 {
+        self.fields.as_ref().map_or(1, |fields| fields.answers.max(1))
+    }
+
+    /// How long it is, decoded.
+    pub fn len(&self) -> u64 {
+        self.text.len() as u64
     }
 
     /// Bytes of it that a model reads as text: all of them, but for files, of which a model makes far fewer tokens than they have bytes.
@@ -131,6 +145,15 @@ impl<'b> Body<'b> {
             }
         });
         packed
+    }
+
+    /// The service tier that is asked for; `fast` for Anthropic's fast mode, which goes by another name but has prices of its own.
+    pub fn service_tier(&self) -> Option<Cow<'_, str>> {
+        let fields = self.fields.as_ref()?;
+        if fields.is_fast {
+            return Some(Cow::Borrowed("fast"));
+        }
+        json::text(self.value(fields.service_tier.as_ref()?))
     }
 
     /// Asks for usage in a streamed OpenAI chat call that lacks it. `None`: it has it, or the dialect has no such thing.
@@ -273,7 +296,11 @@ impl Fields {
             "model" => self.other_models.extend(self.model.replace(value)),
             "stream" => self.stream = Some(value),
             "stream_options" => self.stream_options = Some(value),
+            // Google takes both spellings.
+            "service_tier" | "serviceTier" => self.service_tier = Some(value),
+            "speed" => self.is_fast = &text[value] == br#""fast""#,
             "max_tokens" | "max_completion_tokens" | "max_output_tokens" => self.allow_output(&text[value]),
+            "n" | "best_of" => self.ask_for(&text[value]),
             "generationConfig" | "generation_config" => {
                 let config = &text[value];
                 for name in ["maxOutputTokens", "max_output_tokens"] {
@@ -281,10 +308,17 @@ impl Fields {
                         .into_iter()
                         .for_each(|most| self.allow_output(most));
                 }
+                for name in ["candidateCount", "candidate_count"] {
+                    json::find(config, name).into_iter().for_each(|count| self.ask_for(count));
+                }
             }
             other if other.eq_ignore_ascii_case("model") => self.other_models.push(value),
             _ => {}
         }
+    }
+
+    fn ask_for(&mut self, count: &[u8]) {
+        self.answers = self.answers.max(json::count(count).unwrap_or(0));
     }
 
     fn allow_output(&mut self, value: &[u8]) {
@@ -329,6 +363,21 @@ mod tests {
         assert_eq!((body.streams(), body.max_output()), (false, Some(7)));
         let body = read(r#"{"contents":[],"generationConfig":{"maxOutputTokens":64}}"#);
         assert_eq!((body.model(), body.max_output()), (None, Some(64)));
+    }
+
+    #[test]
+    fn the_service_tier_that_is_asked_for() {
+        for (text, tier) in [
+            (r#"{"service_tier":"flex"}"#, Some("flex")),
+            (r#"{"service_tier":"flex","service_tier":"priority"}"#, Some("priority")),
+            (r#"{"serviceTier":"SERVICE_TIER_FLEX"}"#, Some("SERVICE_TIER_FLEX")),
+            (r#"{"speed":"fast","service_tier":"auto"}"#, Some("fast")),
+            (r#"{"speed":1.5}"#, None),
+            (r#"{"service_tier":null}"#, None),
+            (r#"{"metadata":{"service_tier":"flex"}}"#, None),
+        ] {
+            assert_eq!(read(text).service_tier().as_deref(), tier, "{text}");
+        }
     }
 
     #[test]

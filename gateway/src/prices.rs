@@ -173,6 +173,7 @@ fn mark(metadata: &Metadata) -> Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::journal::JournalStats;
 
     const DEFAULTS: &str = "[default.openai]\ninput = \"1\"\noutput = \"1\"\n[default.anthropic]\ninput = \"1\"\noutput = \"1\"\n\
                             [default.google]\ninput = \"1\"\noutput = \"1\"\n";

@@ -40,6 +40,11 @@ impl Limits {
 }
 
 impl Limits {
+    /// Whether nobody is limited.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether tokens or cost of one of these accounts are limited, and not only in a dry run.
     pub fn measure(&self, accounts: [Option<Account>; 5]) -> bool {
         let is_hard = |limit: &Limit| !limit.dry_run && limit.name.metric() != Metric::Requests;

@@ -28,8 +28,8 @@ pub struct Estimate {
     pub input_bytes: u64,
     /// The most output tokens that it allows, all its answers together.
     pub max_output: Option<u64>,
-    /// Whether it may have output at all.
-    pub writes: bool,
+    /// How many answers it asks for; 0 where they have no output.
+    pub answers: u64,
     /// The service tier that it asks for.
     pub service_tier: Option<String>,
 }
@@ -90,9 +90,9 @@ impl Reservation {
             entry.started_at_ms,
         );
         let input = estimate.input_bytes.div_ceil(options.bytes_per_token);
-        let output = match estimate.writes {
-            true => estimate.max_output.unwrap_or(options.default_output),
-            false => 0,
+        let output = match estimate.answers {
+            0 => 0,
+            answers => estimate.max_output.unwrap_or(options.default_output.saturating_mul(answers)),
         };
         let amounts = Amounts {
             tokens: input.saturating_add(output),

@@ -74,7 +74,7 @@ impl House {
         let estimate = Estimate {
             input_bytes: input * 3,
             max_output: Some(output),
-            writes: true,
+            answers: 1,
             service_tier: None,
         };
         let limits = self.store.snapshot().limits.clone();

@@ -11,6 +11,8 @@ use crate::sse::Event;
 /// The members of a whole answer that tell something.
 pub(super) const WANTED: &[&str] = &["usage", "model", "error"];
 
+const FAST: &[u8] = br#""fast""#;
+
 /// Reads one event of a stream.
 pub(super) fn event(tally: &mut Tally, event: Event<'_>) {
     let data = event.data;
@@ -98,9 +100,22 @@ fn told(tally: &mut Tally, key: &[u8], value: &[u8]) {
         b"usage" if value.starts_with(b"{") => {
             let usage = read(tally.usage, value);
             tally.beside = json::find(value, "iterations").map_or(tally.beside, beside);
+            served(tally, value);
             tally.tell(usage);
         }
         _ => {}
+    }
+}
+
+/// Learns the service tier. Fast mode is none by its name, but it has prices of its own, and is told once.
+fn served(tally: &mut Tally, usage: &[u8]) {
+    for member in Members::of(usage).into_iter().flatten().map_while(Result::ok) {
+        let value = &usage[member.value];
+        match &usage[member.key] {
+            b"speed" if value == FAST => tally.learn_tier(FAST),
+            b"service_tier" if tally.service_tier.as_deref() != Some("fast") => tally.learn_tier(value),
+            _ => {}
+        }
     }
 }
 

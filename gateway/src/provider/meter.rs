@@ -37,6 +37,8 @@ pub struct Metered {
     pub usage: Usage,
     pub source: Source,
     pub model_served: Option<String>,
+    /// In which service tier it was served, in the provider's word; `fast` for Anthropic's fast mode.
+    pub service_tier: Option<String>,
     /// The provider's own name for what went wrong.
     pub error_kind: Option<String>,
     /// Events that were too large to be read.
@@ -143,6 +145,7 @@ impl Meter {
             usage,
             source,
             model_served: tally.model,
+            service_tier: tally.service_tier,
             error_kind: tally.error,
             skipped_events,
         }
@@ -185,6 +188,7 @@ mod tests {
         usage: Usage,
         source: Source,
         model: Option<&'static str>,
+        tier: Option<&'static str>,
         error: Option<&'static str>,
     }
 
@@ -198,6 +202,7 @@ mod tests {
                 usage: $usage,
                 source: Source::Provider,
                 model: Some($model),
+                tier: None,
                 error: None,
             }
         };
@@ -224,18 +229,21 @@ mod tests {
             ..ZERO
         };
         vec![
-            recorded!(
-                "openai_chat_stream.sse",
-                CHAT,
-                Usage {
-                    input: 86,
-                    cache_read: 1920,
-                    output: 300,
-                    reasoning: 128,
-                    ..ZERO
-                },
-                "gpt-4.1-2025-04-14"
-            ),
+            Recorded {
+                tier: Some("default"),
+                ..recorded!(
+                    "openai_chat_stream.sse",
+                    CHAT,
+                    Usage {
+                        input: 86,
+                        cache_read: 1920,
+                        output: 300,
+                        reasoning: 128,
+                        ..ZERO
+                    },
+                    "gpt-4.1-2025-04-14"
+                )
+            },
             recorded!(
                 "openai_chat_tool_calls.sse",
                 CHAT,
@@ -258,26 +266,36 @@ mod tests {
             Recorded {
                 source: Source::Estimated,
                 error: Some("server_error"),
+                tier: Some("default"),
                 ..recorded!("openai_chat_error.sse", CHAT, IN_OUT(0, 3), "gpt-4.1-2025-04-14")
             },
-            recorded!(
-                "openai_chat.json",
-                CHAT,
-                Usage {
-                    audio_input: 100,
-                    audio_output: 180,
-                    ..IN_OUT(119, 210)
-                },
-                "gpt-audio-2025-08-28"
-            ),
+            Recorded {
+                tier: Some("default"),
+                ..recorded!(
+                    "openai_chat.json",
+                    CHAT,
+                    Usage {
+                        audio_input: 100,
+                        audio_output: 180,
+                        ..IN_OUT(119, 210)
+                    },
+                    "gpt-audio-2025-08-28"
+                )
+            },
             recorded!(
                 "openai_embeddings.json",
                 EMBEDDINGS,
                 IN_OUT(24, 0),
                 "text-embedding-3-small"
             ),
-            recorded!("openai_responses_stream.sse", RESPONSES, responses, "gpt-5.1-codex"),
-            recorded!("openai_responses.json", RESPONSES, responses, "gpt-5.1-codex"),
+            Recorded {
+                tier: Some("default"),
+                ..recorded!("openai_responses_stream.sse", RESPONSES, responses, "gpt-5.1-codex")
+            },
+            Recorded {
+                tier: Some("priority"),
+                ..recorded!("openai_responses.json", RESPONSES, responses, "gpt-5.1-codex")
+            },
             Recorded {
                 error: Some("server_error"),
                 ..recorded!("openai_responses_failed.sse", RESPONSES, IN_OUT(40, 0), "gpt-5.1-codex")
@@ -304,12 +322,15 @@ mod tests {
             ..IN_OUT(203_000, 4500)
         };
         vec![
-            recorded!(
-                "anthropic_messages_stream.sse",
-                MESSAGES,
-                cached,
-                "claude-opus-4-5-20251101"
-            ),
+            Recorded {
+                tier: Some("standard"),
+                ..recorded!(
+                    "anthropic_messages_stream.sse",
+                    MESSAGES,
+                    cached,
+                    "claude-opus-4-5-20251101"
+                )
+            },
             recorded!(
                 "anthropic_messages_cumulative.sse",
                 MESSAGES,
@@ -322,7 +343,10 @@ mod tests {
                 beside,
                 "claude-opus-4-5-20251101"
             ),
-            recorded!("anthropic_messages.json", MESSAGES, whole, "claude-haiku-4-5-20251001"),
+            Recorded {
+                tier: Some("standard"),
+                ..recorded!("anthropic_messages.json", MESSAGES, whole, "claude-haiku-4-5-20251001")
+            },
             Recorded {
                 source: Source::Partial,
                 error: Some("overloaded_error"),
@@ -417,6 +441,7 @@ mod tests {
                 usage: self.usage,
                 source: self.source,
                 model_served: self.model.map(str::to_owned),
+                service_tier: self.tier.map(str::to_owned),
                 error_kind: self.error.map(str::to_owned),
                 skipped_events: 0,
             };
@@ -590,6 +615,63 @@ mod tests {
         );
         assert_eq!(usage("null").0, Source::Estimated);
         assert_eq!(usage("[]").0, Source::Estimated);
+    }
+
+    #[test]
+    fn trap_02_what_openai_writes_to_its_cache_is_a_class_of_its_own() {
+        for (path, input, details) in [
+            (CHAT, "prompt_tokens", "prompt_tokens_details"),
+            (RESPONSES, "input_tokens", "input_tokens_details"),
+        ] {
+            let mut answer = meter(path, 200, "application/json", None);
+            let usage = format!(r#"{{"{input}":3438,"{details}":{{"cached_tokens":2000,"cache_write_tokens":1435}}}}"#);
+            answer.feed(format!(r#"{{"usage":{usage}}}"#).as_bytes());
+            let expected = Usage {
+                cache_read: 2000,
+                cache_write_5m: 1435,
+                ..IN_OUT(3, 0)
+            };
+            assert_eq!(answer.finish().usage, expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_service_tier_is_the_one_that_served() {
+        let tier = |path, events: &[&str]| {
+            let mut answer = meter(path, 200, "text/event-stream", None);
+            let events = events.iter().map(|event| format!("data: {event}\n\n"));
+            events.for_each(|event| answer.feed(event.as_bytes()));
+            answer.finish().service_tier
+        };
+        let told = |tier: &str| Some(tier.to_owned());
+        assert_eq!(tier(CHAT, &[r#"{"service_tier":null,"choices":[]}"#]), None);
+        assert_eq!(
+            tier(CHAT, &[r#"{"service_tier":"flex","choices":[]}"#; 3]),
+            told("flex")
+        );
+        let downgraded = [
+            r#"{"type":"response.created","response":{"service_tier":"priority"}}"#,
+            r#"{"type":"response.completed","response":{"service_tier":"default","usage":{"input_tokens":1}}}"#,
+        ];
+        assert_eq!(tier(RESPONSES, &downgraded), told("default"));
+        assert_eq!(
+            tier(RESPONSES, &[r#"{"type":"x","response":{"service_tier":"auto"}}"#]),
+            None
+        );
+        let fast = [
+            r#"{"type":"message_start","message":{"usage":{"speed":"fast","service_tier":"standard"}}}"#,
+            r#"{"type":"message_delta","usage":{"output_tokens":1,"service_tier":"standard"}}"#,
+        ];
+        assert_eq!(tier(MESSAGES, &fast), told("fast"));
+        let not_fast = fast.map(|event| event.replace(r#""fast""#, r#""standard""#));
+        assert_eq!(tier(MESSAGES, &[&not_fast[0], &not_fast[1]]), told("standard"));
+        for odd in ["1", "\"\"", "{}", "[\"flex\"]"] {
+            assert_eq!(
+                tier(CHAT, &[&format!(r#"{{"service_tier":{odd},"choices":[]}}"#)]),
+                None,
+                "{odd}"
+            );
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::route::Api;
 use crate::sse::Event;
 
 /// The members of a whole answer that tell something.
-pub(super) const WANTED: &[&str] = &["usage", "model", "error"];
+pub(super) const WANTED: &[&str] = &["usage", "model", "service_tier", "error"];
 
 /// The events that end a Responses stream.
 const ENDS: [&[u8]; 3] = [
@@ -62,6 +62,7 @@ pub(super) fn member_of_answer(tally: &mut Tally, key: &[u8], value: &[u8]) {
     match key {
         b"model" => tally.learn_model(value),
         b"id" => tally.learn_id(value),
+        b"service_tier" => tally.learn_tier(value),
         b"usage" if value.starts_with(b"{") => {
             tally.tell(read(value));
             tally.is_final = true;
@@ -126,8 +127,11 @@ fn response(tally: &mut Tally, response: &[u8]) {
 }
 
 /// Reads a usage object in the words of chat (`prompt_tokens`), of Responses (`input_tokens`) or of Realtime and
-/// transcriptions (`input_token_details`). Cached tokens are part of the prompt, reasoning and audio are part of what they
-/// stand in; cached audio is in the cache's figure.
+/// transcriptions (`input_token_details`). Tokens read from the cache or written to it are part of the prompt, reasoning and
+/// audio are part of what they stand in; cached audio is in the cache's figure.
+///
+/// Writing is told and billed since GPT-5.6 (<https://developers.openai.com/api/docs/guides/prompt-caching>). It has one price, and
+/// goes with the writes for five minutes.
 pub(super) fn read(object: &[u8]) -> Usage {
     let (mut told, mut input, mut output) = (Told::default(), Details::default(), Details::default());
     for (key, value) in members(object) {
@@ -146,9 +150,12 @@ pub(super) fn read(object: &[u8]) -> Usage {
     }
     let first = |figures: [Option<u64>; 2]| figures.into_iter().flatten().next();
     let cached = input.cached.or(first(told.cached)).unwrap_or_default();
+    let written = input.written.unwrap_or_default();
+    let elsewhere = cached.saturating_add(written);
     Usage {
-        input: first(told.prompt).unwrap_or_default().saturating_sub(cached),
+        input: first(told.prompt).unwrap_or_default().saturating_sub(elsewhere),
         cache_read: cached,
+        cache_write_5m: written,
         output: first(told.completion).unwrap_or_default(),
         reasoning: output.reasoning.unwrap_or_default(),
         audio_input: input
@@ -172,6 +179,7 @@ struct Told {
 #[derive(Default)]
 struct Details {
     cached: Option<u64>,
+    written: Option<u64>,
     audio: Option<u64>,
     cached_audio: Option<u64>,
     reasoning: Option<u64>,
@@ -182,6 +190,7 @@ impl Details {
         for (key, value) in members(object) {
             match key {
                 b"cached_tokens" => self.cached = json::count(value),
+                b"cache_write_tokens" => self.written = json::count(value),
                 b"audio_tokens" => self.audio = json::count(value),
                 b"reasoning_tokens" => self.reasoning = json::count(value),
                 b"cached_tokens_details" => self.cached_audio = json::find(value, "audio_tokens").and_then(json::count),

@@ -96,6 +96,7 @@ impl RealtimeMeter {
             usage,
             source,
             model_served: tally.model,
+            service_tier: None,
             error_kind: tally.error,
             skipped_events: self.frames.skipped(),
         }
@@ -267,6 +268,7 @@ mod tests {
             usage: USED,
             source: Source::Provider,
             model_served: Some(MODEL.to_owned()),
+            service_tier: None,
             error_kind: None,
             skipped_events: 0,
         }

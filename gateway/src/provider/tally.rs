@@ -30,6 +30,8 @@ pub(super) struct Tally {
     pub id: Option<String>,
     pub created: u64,
     pub error: Option<String>,
+    /// In which service tier the provider served.
+    pub service_tier: Option<String>,
     /// Anthropic: the content block that is open.
     pub open_block: Option<u64>,
     /// OpenAI Responses: the number of the last event.
@@ -50,6 +52,17 @@ impl Tally {
 
     pub fn learn_id(&mut self, value: &[u8]) {
         learn(&mut self.id, value);
+    }
+
+    /// Takes the service tier that was told last. `auto` is what was asked, and says nothing of what was served.
+    pub fn learn_tier(&mut self, value: &[u8]) {
+        let quoted = |tier: &String| value.get(1..value.len() - 1) == Some(tier.as_bytes());
+        // Chat tells it with every chunk.
+        if value.len() > 2 && value != br#""auto""# && !self.service_tier.as_ref().is_some_and(quoted) {
+            let mut told = None;
+            learn(&mut told, value);
+            self.service_tier = told.or(self.service_tier.take());
+        }
     }
 
     /// Notes what went wrong. After an error nothing follows.

@@ -219,7 +219,7 @@ async fn one(ledger: &Ledger, limits: &Limits, entry: Entry) -> bool {
     let estimate = Estimate {
         input_bytes: 3_000,
         max_output: Some(500),
-        writes: true,
+        answers: 1,
         service_tier: None,
     };
     if let Err(refusal) = reservation.admit(estimate, limits).await {
