@@ -22,7 +22,7 @@ use crate::keys::MasterKeys;
 use crate::password::Passwords;
 use crate::write::Write;
 use crate::{
-    Clock, ControlConfig, home, login, meta, openapi, provider_keys, proxy_tokens, quotas, tokens, usage, users,
+    Clock, ControlConfig, home, login, meta, openapi, prices, provider_keys, proxy_tokens, quotas, tokens, usage, users,
 };
 
 /// The control plane. Cheap to clone; all clones are one.
@@ -170,6 +170,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .merge(proxy_tokens::routes())
         .merge(quotas::routes())
         .merge(usage::routes())
+        .merge(prices::routes())
         .merge(audit::routes())
         .merge(meta::routes())
 }

@@ -1,5 +1,6 @@
 //! What the control plane is told when it starts: limits and rules, no secrets.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ace_policies::config::Config;
@@ -26,6 +27,8 @@ pub struct ControlConfig {
     pub egress: EgressAllow,
     /// Certificates to trust besides the system's when a provider key is tried out, in PEM.
     pub ca_pem: Option<Vec<u8>>,
+    /// The price table; `None` is the built-in one.
+    pub price_file: Option<PathBuf>,
     /// How long a request may take until its answer begins.
     pub request_timeout: Duration,
     /// How long requests under way are waited for when the program ends.
@@ -45,6 +48,9 @@ impl ControlConfig {
             calendar: Calendar::new(&config.quota.time_zone)?,
             egress: EgressAllow::parse(&config.egress.allow)?,
             ca_pem,
+            price_file: Some(&config.prices.file)
+                .filter(|file| !file.is_empty())
+                .map(PathBuf::from),
             request_timeout: Duration::from_millis(config.timeouts.control),
             drain: Duration::from_millis(config.timeouts.drain),
         })

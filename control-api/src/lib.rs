@@ -20,6 +20,7 @@ mod meta;
 mod openapi;
 mod page;
 mod password;
+mod prices;
 mod provider_keys;
 mod proxy_tokens;
 mod quotas;

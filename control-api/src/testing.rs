@@ -74,6 +74,7 @@ pub(crate) fn config() -> ControlConfig {
         calendar: Calendar::utc(),
         egress: EgressAllow::default(),
         ca_pem: None,
+        price_file: None,
         request_timeout: Duration::from_secs(30),
         drain: Duration::from_secs(5),
     }

@@ -121,6 +121,7 @@ const MATRIX: &[Line] = &[
         NONE,
         [401, 200, 200],
     ),
+    ("GET", "/api/prices", "/api/prices", NONE, [401, 403, 200]),
     ("GET", "/api/audit", "/api/audit", NONE, [401, 403, 200]),
     ("GET", "/api/meta", "/api/meta", NONE, [200, 200, 200]),
     ("GET", "/api/status", "/api/status", NONE, [401, 403, 200]),
