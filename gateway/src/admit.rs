@@ -218,7 +218,9 @@ impl Gate {
             let why = "Batches are billed later and told to nobody here: an account with a limit on tokens or cost cannot have them";
             return Err(Refusal::Permission(why.to_owned()));
         }
-        reservation.admit(estimate(call, body, !limits.is_empty()), &limits).await?;
+        reservation
+            .admit(estimate(call, body, !limits.is_empty()), &limits)
+            .await?;
         Ok(key)
     }
 

@@ -309,7 +309,9 @@ impl Fields {
                         .for_each(|most| self.allow_output(most));
                 }
                 for name in ["candidateCount", "candidate_count"] {
-                    json::find(config, name).into_iter().for_each(|count| self.ask_for(count));
+                    json::find(config, name)
+                        .into_iter()
+                        .for_each(|count| self.ask_for(count));
                 }
             }
             other if other.eq_ignore_ascii_case("model") => self.other_models.push(value),

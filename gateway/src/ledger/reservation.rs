@@ -92,7 +92,9 @@ impl Reservation {
         let input = estimate.input_bytes.div_ceil(options.bytes_per_token);
         let output = match estimate.answers {
             0 => 0,
-            answers => estimate.max_output.unwrap_or(options.default_output.saturating_mul(answers)),
+            answers => estimate
+                .max_output
+                .unwrap_or(options.default_output.saturating_mul(answers)),
         };
         let amounts = Amounts {
             tokens: input.saturating_add(output),
