@@ -144,3 +144,18 @@ fn error_kind(ending: &Ending) -> Option<&'static str> {
         Ending::Stopped => Some("stopped"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<'g, F: Future>(_: impl FnOnce(Flight, &'g Gateway, Stop) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_stream_that_may_take_hours_takes_little_memory() {
+        let bytes = size(Flight::run);
+        assert!(bytes < 2048, "{bytes} bytes");
+    }
+}

@@ -22,6 +22,7 @@ const ERROR_KINDS: &[&str] = &[
     "config_error",
     "incomplete",
     "invalid_request_error",
+    "ledger_stopped",
     "permission_error",
     "provider_error",
     "quota_exceeded",
