@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ace_policies::Provider;
 use bytes::Bytes;
 use http::HeaderValue;
-use tokio::time::timeout_at;
 
 use crate::admit::{Admitted, Arrival, Authorized};
-use crate::answer::{answer, info, is_stream, upstream_request_id};
+use crate::answer::answer;
 use crate::body::{self, Body};
 use crate::engine::downstream::BodyError;
 use crate::engine::upload::{UploadError, UploadLimits};
@@ -19,10 +18,10 @@ use crate::engine::upstream::{OutRequest, Upstream, UpstreamError};
 use crate::engine::{Downstream, Headers, RequestHead, ResponseHead, Served, Stop};
 use crate::flight::Flight;
 use crate::forward::{self, Nominated};
-use crate::hangup::{Drained, drain};
+use crate::hangup::Left;
 use crate::keys::{KeyLease, ProviderKey};
 use crate::ledger::Reservation;
-use crate::provider::{self, Meter};
+use crate::provider;
 use crate::proxy::{Gateway, Peer, announces_body, refuse};
 use crate::refusal::Refusal;
 use crate::route::{Api, Call, ModelPlace};
@@ -200,46 +199,6 @@ async fn ask(
                 upload,
             })
         }
-    }
-}
-
-/// A call whose client has left although the provider has the request.
-struct Left<'c> {
-    call: &'c Call,
-    reservation: &'c mut Reservation,
-    max_output: Option<u64>,
-}
-
-impl Left<'_> {
-    /// Waits for the answer all the same, where the configuration says so, and reads it.
-    async fn unanswered(
-        self,
-        gateway: &Gateway,
-        downstream: &mut Downstream,
-        asking: impl Future<Output = Result<(Upstream, ResponseHead), UpstreamError>>,
-        stop: &mut Stop,
-    ) {
-        let options = &gateway.options;
-        let Some(patience) = options.hangups.patience(self.call.provider, 0, self.max_output) else {
-            return;
-        };
-        downstream.hang_up().await;
-        let answered = tokio::select! {
-            answered = timeout_at(patience.until, asking) => answered,
-            () = stop.ending() => return gateway.metrics.drained(Drained::Limit),
-        };
-        let (upstream, head) = match answered {
-            Ok(Ok(answered)) => answered,
-            Ok(Err(_)) => return gateway.metrics.drained(Drained::Broken),
-            Err(_) => return gateway.metrics.drained(Drained::Limit),
-        };
-        let info = info(&head);
-        self.reservation
-            .read_with(Meter::new(self.call, &info, options.max_event));
-        let entry = self.reservation.entry();
-        entry.streamed = is_stream(&info);
-        entry.upstream_request_id = upstream_request_id(&head);
-        drain(gateway, upstream, self.reservation, patience, stop).await;
     }
 }
 

@@ -7,10 +7,14 @@ use ace_policies::Provider;
 use ace_policies::config::{Config, HangUp};
 use tokio::time::{Instant, timeout_at};
 
-use crate::engine::{Stop, Upstream};
+use crate::answer::{info, is_stream, upstream_request_id};
+use crate::engine::upstream::UpstreamError;
+use crate::engine::{Downstream, ResponseHead, Stop, Upstream};
+use crate::ledger::Reservation;
 use crate::metering::Budget;
 use crate::provider::Meter;
 use crate::proxy::Gateway;
+use crate::route::Call;
 
 /// When answers are read on, and for how long.
 pub struct Hangups {
@@ -90,6 +94,49 @@ impl Hangups {
             tokens: output.saturating_add(self.max_tokens),
             until: Instant::now() + self.max_time,
         })
+    }
+}
+
+/// A call whose client has left although the provider has the request.
+pub struct Left<'c> {
+    /// The call.
+    pub call: &'c Call,
+    /// Its row, the input estimated.
+    pub reservation: &'c mut Reservation,
+    /// The most output tokens that it allows, where it says so.
+    pub max_output: Option<u64>,
+}
+
+impl Left<'_> {
+    /// Waits for the answer all the same, where the configuration says so, and reads it.
+    pub async fn unanswered(
+        self,
+        gateway: &Gateway,
+        downstream: &mut Downstream,
+        asking: impl Future<Output = Result<(Upstream, ResponseHead), UpstreamError>>,
+        stop: &mut Stop,
+    ) {
+        let options = &gateway.options;
+        let Some(patience) = options.hangups.patience(self.call.provider, 0, self.max_output) else {
+            return;
+        };
+        downstream.hang_up().await;
+        let answered = tokio::select! {
+            answered = timeout_at(patience.until, asking) => answered,
+            () = stop.ending() => return gateway.metrics.drained(Drained::Limit),
+        };
+        let (upstream, head) = match answered {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(_)) => return gateway.metrics.drained(Drained::Broken),
+            Err(_) => return gateway.metrics.drained(Drained::Limit),
+        };
+        let info = info(&head);
+        self.reservation
+            .read_with(Meter::new(self.call, &info, options.max_event));
+        let entry = self.reservation.entry();
+        entry.streamed = is_stream(&info);
+        entry.upstream_request_id = upstream_request_id(&head);
+        drain(gateway, upstream, self.reservation, patience, stop).await;
     }
 }
 
