@@ -115,4 +115,23 @@ impl Dialect {
             _ => provider.to_owned(),
         }
     }
+
+    /// Whether a stream has come to its protocol's own end.
+    pub fn has_ended(self, text: &str) -> bool {
+        match self {
+            Self::OpenAi => text.trim_end().ends_with("data: [DONE]"),
+            Self::Anthropic => text.contains("event: message_stop"),
+            Self::Google => text.contains("\"finishReason\""),
+        }
+    }
+
+    /// Whether a stream ends as one does that has reached its token limit.
+    pub fn is_at_its_limit(self, text: &str) -> bool {
+        let reason = match self {
+            Self::OpenAi => "\"finish_reason\":\"length\"",
+            Self::Anthropic => "\"stop_reason\":\"max_tokens\"",
+            Self::Google => "\"finishReason\":\"MAX_TOKENS\"",
+        };
+        self.has_ended(text) && text.matches(reason).count() == 1
+    }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::{Answer, Ask, Ca, H2Client, Wire};
+use crate::{Answer, Ask, Ca, End, H2Client, Wire};
 
 /// Opens connections to one address.
 #[derive(Clone)]
@@ -34,5 +34,13 @@ impl Door {
     /// Sends a request as it stands, on a connection of its own.
     pub async fn call(&self, ask: &Ask) -> Answer {
         self.wire().await.call(ask).await
+    }
+    /// The same where the gateway may die any moment.
+    ///
+    /// # Errors
+    /// How the connection ended before there was an answer.
+    pub async fn try_call(&self, ask: &Ask) -> Result<Answer, End> {
+        let mut wire = Wire::try_connect(self.address).await?;
+        wire.ask(ask).await.try_answer_to(&ask.method).await
     }
 }

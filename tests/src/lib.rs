@@ -5,8 +5,12 @@
 //! its own: no HTTP library stands between it and the socket, but for HTTP/2.
 
 mod ask;
+mod audit;
+mod biller;
 mod ca;
+mod clock;
 mod corpus;
+mod crowd;
 mod dialect;
 mod door;
 
@@ -24,8 +28,11 @@ mod wire;
 mod world;
 
 pub use ask::Ask;
+pub use audit::{Audit, Standing, Watch};
+pub use biller::{Biller, Item, Order};
 pub use ca::Ca;
 pub use corpus::{Corpus, Exchange};
+pub use crowd::{Outcome, crowd, with_status};
 pub use dialect::Dialect;
 pub use door::Door;
 

@@ -49,6 +49,10 @@ impl Person {
         self.asks(Ask::post(path).json(&body)).await
     }
 
+    pub async fn put(&self, path: &str, body: Value) -> Said {
+        self.asks(Ask::new("PUT", path).json(&body)).await
+    }
+
     pub async fn patch(&self, path: &str, body: Value) -> Said {
         self.asks(Ask::new("PATCH", path).json(&body)).await
     }
@@ -92,6 +96,21 @@ impl Person {
             (rows.len() >= count).then_some(rows)
         })
         .await
+    }
+}
+
+impl Person {
+    /// Every row of the ledger that this person may see, page by page, newest first.
+    pub async fn ledger(&self) -> Vec<Value> {
+        let (mut rows, mut after) = (Vec::new(), String::new());
+        loop {
+            let mut page = self.get(&format!("/api/usage/requests?limit=500{after}")).await.ok();
+            rows.append(page["requests"].as_array_mut().expect("a list"));
+            match page["next"].as_str() {
+                Some(next) => after = format!("&after={next}"),
+                None => return rows,
+            }
+        }
     }
 }
 

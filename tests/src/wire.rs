@@ -104,6 +104,14 @@ impl Wire {
         Self::over(Stream::Plain(stream), address.to_string())
     }
 
+    /// # Errors
+    /// [`End::Closed`] when nobody listens.
+    pub async fn try_connect(address: SocketAddr) -> Result<Self, End> {
+        let stream = TcpStream::connect(address).await.map_err(|_| End::Closed)?;
+        stream.set_nodelay(true).map_err(|_| End::Reset)?;
+        Ok(Self::over(Stream::Plain(stream), address.to_string()))
+    }
+
     /// TLS, offering HTTP/1.1 only.
     ///
     /// # Panics
@@ -152,7 +160,20 @@ impl Wire {
     }
 
     pub async fn answer_to(&mut self, method: &str) -> Answer {
-        let mut answer = self.answer_head(method).await;
+        let answer = self.answer_head(method).await;
+        self.rest_of(answer).await
+    }
+
+    /// Like [`Wire::answer_to`], for requests that may get no answer.
+    ///
+    /// # Errors
+    /// How the connection ended before there was a head.
+    pub async fn try_answer_to(&mut self, method: &str) -> Result<Answer, End> {
+        let answer = self.try_answer_head(method).await?;
+        Ok(self.rest_of(answer).await)
+    }
+
+    async fn rest_of(&mut self, mut answer: Answer) -> Answer {
         while let Some(piece) = self.piece().await {
             answer.pieces.push(piece);
         }

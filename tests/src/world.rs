@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::{Answer, Ask, Ca, Dialect, Door, H2Client, Person, Postgres, Program, Provider, Wire, eventually, program};
+use crate::{Answer, Ask, Biller, Ca, Dialect, Door, H2Client, Person, Postgres, Program, Provider, Wire, eventually, program};
 
 const PASSWORD: &str = "correct horse battery staple";
 
@@ -36,6 +37,8 @@ pub struct World {
 pub struct Node {
     pub program: Program,
     pub door: Door,
+    /// Of a gateway.
+    pub metrics: Option<SocketAddr>,
     _state: TempDir,
 }
 
@@ -91,6 +94,34 @@ impl World {
             .await
     }
 
+    /// Limits an account, such as `users/2`, and waits until the gateway and these others know: `{"tokens_per_day": 1000}`.
+    pub async fn limit(&self, account: &str, limits: Value, others: &[&Node]) {
+        let path = format!("/api/quota/{account}");
+        self.admin.put(&path, json!({"limits": limits})).await.ok();
+        let set = Instant::now();
+        let gateways = others.iter().filter_map(|node| node.metrics).chain([self.metrics]);
+        for gateway in gateways {
+            eventually("a gateway to look at its database", async || {
+                // A look may have begun before the change, and end after it.
+                let age = metric(gateway, "ace_snapshot_age_milliseconds").await + 100.0;
+                (age < set.elapsed().as_secs_f64() * 1000.0).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// One of the gateway's figures, by its name and labels as they stand there.
+    pub async fn metric(&self, name: &str) -> f64 {
+        metric(self.metrics, name).await
+    }
+
+    /// Has every call go to this provider.
+    pub async fn bill_by(&self, biller: &Biller) {
+        for dialect in Dialect::ALL {
+            self.store_key(dialect, &dialect.base_url(&biller.url()), dialect.key()).await;
+        }
+    }
+
     /// Stores a provider key.
     pub async fn store_key(&self, dialect: Dialect, base_url: &str, key: &str) -> Value {
         let body = json!({"provider": dialect.name(), "key_name": "main", "api_key": key, "base_url": base_url});
@@ -139,6 +170,7 @@ impl World {
         Node {
             program,
             door: Door::plain(address(&ready["url"])),
+            metrics: Some(address(&ready["metrics_url"])),
             _state: state,
         }
     }
@@ -160,6 +192,7 @@ impl World {
         Node {
             program,
             door: Door::plain(address),
+            metrics: None,
             _state: state,
         }
     }
@@ -173,6 +206,13 @@ impl World {
     pub fn state(&self) -> &Path {
         self.state.path()
     }
+}
+
+async fn metric(gateway: SocketAddr, name: &str) -> f64 {
+    let text = Door::plain(gateway).call(&Ask::get("/metrics")).await.expect(200).text();
+    let figures = text.lines().filter_map(|line| line.rsplit_once(' '));
+    let found = figures.filter(|(found, _)| *found == name).find_map(|(_, figure)| figure.parse().ok());
+    found.unwrap_or_else(|| panic!("no {name} in\n{text}"))
 }
 
 async fn joins(admin: &Person, door: &Door, name: &str) -> Person {
@@ -197,6 +237,11 @@ impl WorldBuilder {
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// By a clock on which it is about noon: no day ends while a story counts what it has.
+    pub fn at_noon(self) -> Self {
+        self.config("quota", format!("time_zone = \"{}\"", crate::clock::zone_of_noon()))
     }
 
     /// Stores no provider keys.
