@@ -1,5 +1,6 @@
 //! A database of the story's own in the PostgreSQL that `tests/run` starts.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::process::Command;
@@ -30,6 +31,22 @@ impl Postgres {
     pub fn url(&self) -> String {
         let (server, _) = self.server.rsplit_once('/').expect("a URL with a database");
         format!("{server}/{}", self.name)
+    }
+
+    /// Where the server listens.
+    ///
+    /// # Panics
+    /// When `OPENACE_TEST_POSTGRES_URL` names no address.
+    pub fn address(&self) -> SocketAddr {
+        let (_, rest) = self.server.rsplit_once('@').expect("a URL with a user");
+        let (authority, _) = rest.split_once('/').expect("a URL with a database");
+        let address = authority.replace("localhost", "127.0.0.1").parse();
+        address.unwrap_or_else(|_| panic!("no address in {}", self.server))
+    }
+
+    /// The same database by another way.
+    pub fn url_by(&self, address: SocketAddr) -> String {
+        self.url().replace(&self.address().to_string(), &address.to_string())
     }
 
     /// Ends every connection to the database, as a restart of the server does.

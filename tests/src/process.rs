@@ -135,6 +135,10 @@ impl Program {
         self.child.id().unwrap_or_default()
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Asks it to stop.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);

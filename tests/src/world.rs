@@ -258,8 +258,13 @@ impl WorldBuilder {
 
     /// PostgreSQL instead of SQLite, and the explicit encryption key that several nodes need.
     pub fn on(self, database: &Postgres) -> Self {
+        self.on_url(&database.url())
+    }
+
+    /// The same by its URL.
+    pub fn on_url(self, url: &str) -> Self {
         let key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
-        self.config("database", format!("url = \"{}\"", database.url()))
+        self.config("database", format!("url = \"{url}\""))
             .environment("OPENACE_ENCRYPTION_KEY", key)
     }
 
