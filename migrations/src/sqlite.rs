@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AnyConnection, AssertSqlSafe, Executor, Row};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor, Row};
 
 use crate::{Db, Engine, Error, Options, pool};
 
@@ -24,8 +24,15 @@ pub(crate) async fn open(url: &str, options: &Options) -> Result<Db, Error> {
     create_file(url)?;
     let busy_timeout = options.busy_timeout;
     // The writer comes first: it switches the file to WAL, which a connection that cannot write could not do.
+    //
+    // On a full disk SQLite rolls a transaction back by itself, and sqlx, whose own ROLLBACK fails then, takes it to be open for ever.
+    // Nothing could be begun on that connection any more: it gives way to a new one.
     let write = pool(1)
         .after_connect(move |connection, _| Box::pin(prepare(connection, busy_timeout, Access::Write)))
+        .before_acquire(|connection, _| {
+            let is_free = !connection.is_in_transaction();
+            Box::pin(async move { Ok(is_free) })
+        })
         .connect(url)
         .await
         .map_err(Error::Open)?;
@@ -132,6 +139,25 @@ mod tests {
             .await
             .unwrap();
         (folder, db)
+    }
+
+    #[tokio::test]
+    async fn writing_goes_on_when_a_full_disk_has_room_again() {
+        let (_folder, db) = fresh().await;
+        sqlx::query("CREATE TABLE t (x TEXT)").execute(&db.write).await.unwrap();
+        sqlx::query("PRAGMA max_page_count = 10")
+            .execute(&db.write)
+            .await
+            .unwrap();
+        let mut transaction = db.begin_write().await.unwrap();
+        let much = "INSERT INTO t VALUES (hex(zeroblob(100000)))";
+        let full = sqlx::query(much).execute(&mut *transaction).await.unwrap_err();
+        assert!(full.to_string().contains("full"), "{full}");
+        drop(transaction);
+        let mut transaction = db.begin_write().await.unwrap();
+        sqlx::query(much).execute(&mut *transaction).await.unwrap();
+        transaction.commit().await.unwrap();
+        assert_eq!(one(&db.read, "SELECT COUNT(*) FROM t").await, "1");
     }
 
     #[tokio::test]
