@@ -157,6 +157,10 @@ impl Lessor {
             waiting.extend(ask.done);
         }
         let buckets: Vec<_> = wants.iter().map(|want| want.bucket).collect();
+        if self.away_until.is_some_and(|until| Instant::now() < until) {
+            // Whoever is turned away here does not make it longer.
+            return self.book.unasked(buckets.into_iter());
+        }
         match self.ask(wants).await {
             Ok(()) => {
                 self.away_until = None;
@@ -173,9 +177,6 @@ impl Lessor {
     }
 
     async fn ask(&mut self, wants: Vec<Want>) -> Result<(), LeaseError> {
-        if self.away_until.is_some_and(|until| Instant::now() < until) {
-            return Err(LeaseError::Database(sqlx::Error::PoolTimedOut));
-        }
         let asked_at = Instant::now();
         {
             let _turn = self.turns.take().await;
