@@ -114,7 +114,8 @@ impl Reservation {
         let seat = match ledger.shared.journal.open(&opened) {
             Ok(seat) => seat,
             Err(error) => {
-                tracing::error!(%error, "the journal cannot be written; no request is admitted");
+                // The journal has said so once, for all who are refused.
+                tracing::debug!(%error, "the journal cannot be written; the request is refused");
                 ledger.shared.book.settle(&charges, Amounts::default());
                 return Err(unavailable("The gateway's journal cannot be written"));
             }
