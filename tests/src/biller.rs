@@ -177,7 +177,8 @@ impl Connection {
         let id = id(number);
         let speech = Speech::new(job, &id);
         if !job.streams {
-            self.rest(job.gap * u32::try_from(job.output).unwrap_or(u32::MAX)).await?;
+            self.rest(job.gap * u32::try_from(job.output).unwrap_or(u32::MAX))
+                .await?;
             self.books.note(number, |item| item.output = job.output);
             return self.stream.write_all(speech.whole().as_bytes()).await;
         }

@@ -11,7 +11,9 @@ impl Chance {
     #[expect(clippy::disallowed_methods, reason = "the seed is a setting of the stories")]
     pub fn new() -> Self {
         let given = std::env::var("OPENACE_TEST_SEED").ok();
-        let seed = given.and_then(|seed| seed.parse().ok()).unwrap_or_else(crate::clock::seed);
+        let seed = given
+            .and_then(|seed| seed.parse().ok())
+            .unwrap_or_else(crate::clock::seed);
         println!("OPENACE_TEST_SEED={seed}");
         Self::of(seed)
     }

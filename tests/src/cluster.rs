@@ -37,7 +37,15 @@ impl Cluster {
             assert!(Program::run(chown).await.0.success());
         }
         let mut initdb = command(&data, "initdb");
-        initdb.args(["-D", "cluster", "-U", "ace", "--auth=trust", "--encoding=UTF8", "--no-sync"]);
+        initdb.args([
+            "-D",
+            "cluster",
+            "-U",
+            "ace",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--no-sync",
+        ]);
         let (status, log) = Program::run_within(initdb, MAKING).await;
         assert!(status.success(), "{log}");
         let port = free_port();
@@ -91,7 +99,18 @@ async fn serve(data: &Path, port: u16) -> Program {
 fn postgres(data: &Path, port: u16) -> Command {
     let mut command = command(data, "postgres");
     let port = port.to_string();
-    command.args(["-D", "cluster", "-p", &port, "-h", "127.0.0.1", "-c", "fsync=off", "-c", "max_connections=100"]);
+    command.args([
+        "-D",
+        "cluster",
+        "-p",
+        &port,
+        "-h",
+        "127.0.0.1",
+        "-c",
+        "fsync=off",
+        "-c",
+        "max_connections=100",
+    ]);
     command.arg("-k").arg(data);
     command
 }
@@ -110,7 +129,9 @@ fn command(data: &Path, program: &str) -> Command {
         false => Command::new(path),
         true => {
             let mut command = Command::new("setpriv");
-            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(path);
+            command
+                .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
+                .arg(path);
             command
         }
     };
@@ -126,8 +147,13 @@ fn command(data: &Path, program: &str) -> Command {
 fn server_programs() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
-    let versions = installed.filter_map(Result::ok).map(|version| version.path().join("bin"));
-    let mut found: Vec<_> = versions.chain(std::env::split_paths(&path)).filter(|folder| folder.join("initdb").exists()).collect();
+    let versions = installed
+        .filter_map(Result::ok)
+        .map(|version| version.path().join("bin"));
+    let mut found: Vec<_> = versions
+        .chain(std::env::split_paths(&path))
+        .filter(|folder| folder.join("initdb").exists())
+        .collect();
     found.sort();
     found.pop().expect("PostgreSQL's initdb: tests/run installs it")
 }

@@ -14,6 +14,7 @@ mod cluster;
 mod corpus;
 mod crowd;
 mod dialect;
+mod disk;
 mod door;
 
 mod framing;
@@ -40,6 +41,7 @@ pub use cluster::Cluster;
 pub use corpus::{Corpus, Exchange};
 pub use crowd::{Outcome, crowd, with_status};
 pub use dialect::Dialect;
+pub use disk::Disk;
 pub use door::Door;
 
 pub use framing::Head;

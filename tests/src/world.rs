@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::{Answer, Ask, Biller, Ca, Dialect, Door, H2Client, Person, Postgres, Program, Provider, Wire, eventually, program};
+use crate::{
+    Answer, Ask, Biller, Ca, Dialect, Disk, Door, H2Client, Person, Postgres, Program, Provider, Wire, eventually,
+    program,
+};
 
 const PASSWORD: &str = "correct horse battery staple";
 
@@ -29,6 +32,7 @@ pub struct World {
     pub alice: Person,
     config: Config,
     environment: Vec<(String, String)>,
+    disk: Option<Disk>,
     // Last: its folder must outlive the program.
     state: TempDir,
 }
@@ -47,6 +51,7 @@ pub struct WorldBuilder {
     config: Config,
     environment: Vec<(String, String)>,
     keys: bool,
+    disk: Option<Disk>,
     ca: Option<Ca>,
     provider: Option<Provider>,
 }
@@ -62,6 +67,7 @@ impl World {
             config: BTreeMap::new(),
             environment: vec![("OPENACE_ADMIN_PASSWORD".to_owned(), PASSWORD.to_owned())],
             keys: true,
+            disk: None,
             ca: None,
             provider: None,
         };
@@ -118,7 +124,8 @@ impl World {
     /// Has every call go to this provider.
     pub async fn bill_by(&self, biller: &Biller) {
         for dialect in Dialect::ALL {
-            self.store_key(dialect, &dialect.base_url(&biller.url()), dialect.key()).await;
+            self.store_key(dialect, &dialect.base_url(&biller.url()), dialect.key())
+                .await;
         }
     }
 
@@ -131,6 +138,13 @@ impl World {
     /// Creates a user, who logs in.
     pub async fn joins(&self, name: &str) -> Person {
         joins(&self.admin, &self.door, name).await
+    }
+
+    /// Starts the gateway, after it has ended, and kills it after so long, ready or not.
+    pub async fn start_and_crash(&mut self, after: Duration) {
+        let mut program = Program::open(command(self.state.path(), &self.environment));
+        tokio::time::sleep(after).await;
+        program.crash().await;
     }
 
     /// Starts the gateway again, after it has ended, with the same state.
@@ -203,15 +217,29 @@ impl World {
         std::fs::write(self.state.path().join("gateway.toml"), toml(&self.config)).expect("a folder of ours");
     }
 
+    /// The disk that holds the state.
+    ///
+    /// # Panics
+    /// When the world was not built with one.
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("a disk of its own")
+    }
+
     pub fn state(&self) -> &Path {
         self.state.path()
     }
 }
 
 async fn metric(gateway: SocketAddr, name: &str) -> f64 {
-    let text = Door::plain(gateway).call(&Ask::get("/metrics")).await.expect(200).text();
+    let text = Door::plain(gateway)
+        .call(&Ask::get("/metrics"))
+        .await
+        .expect(200)
+        .text();
     let figures = text.lines().filter_map(|line| line.rsplit_once(' '));
-    let found = figures.filter(|(found, _)| *found == name).find_map(|(_, figure)| figure.parse().ok());
+    let found = figures
+        .filter(|(found, _)| *found == name)
+        .find_map(|(_, figure)| figure.parse().ok());
     found.unwrap_or_else(|| panic!("no {name} in\n{text}"))
 }
 
@@ -268,6 +296,12 @@ impl WorldBuilder {
             .environment("OPENACE_ENCRYPTION_KEY", key)
     }
 
+    /// The state on a disk of its own, with so many bytes.
+    pub fn disk(mut self, bytes: u64) -> Self {
+        self.disk = Some(Disk::new(bytes));
+        self
+    }
+
     /// A provider that is not the usual one.
     pub fn provider(mut self, provider: Provider) -> Self {
         self.provider = Some(provider);
@@ -286,7 +320,12 @@ impl WorldBuilder {
             self = self.config("tls", format!("key_file = {:?}", files.key));
         }
         std::fs::write(state.path().join("gateway.toml"), toml(&self.config)).expect("a folder that can be written");
-        let (gateway, ready) = Program::start(command(state.path(), &self.environment)).await;
+        let command = command(state.path(), &self.environment);
+        let command = match &self.disk {
+            Some(disk) => disk.holds(state.path(), command),
+            None => command,
+        };
+        let (gateway, ready) = Program::start(command).await;
         let door = Door {
             address: address(&ready["url"]),
             ca: self.ca.take().map(Arc::new),
@@ -302,6 +341,7 @@ impl WorldBuilder {
             alice,
             config: self.config,
             environment: self.environment,
+            disk: self.disk,
             state,
         };
         if self.keys {

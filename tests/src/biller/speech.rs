@@ -87,7 +87,11 @@ impl<'j> Speech<'j> {
     /// The head of a stream.
     pub fn head(&self) -> String {
         let framing = "content-type: text/event-stream\r\ntransfer-encoding: chunked";
-        format!("HTTP/1.1 200 OK\r\n{}: {}\r\n{framing}\r\n\r\n", self.id_header(), self.id)
+        format!(
+            "HTTP/1.1 200 OK\r\n{}: {}\r\n{framing}\r\n\r\n",
+            self.id_header(),
+            self.id
+        )
     }
 
     fn id_header(&self) -> &'static str {
@@ -143,7 +147,9 @@ impl<'j> Speech<'j> {
             Dialect::Anthropic => {
                 let delta = json!({"stop_reason": self.reason(), "stop_sequence": null});
                 named(json!({"type": "content_block_stop", "index": 0}))
-                    + &named(json!({"type": "message_delta", "delta": delta, "usage": {"output_tokens": self.job.output}}))
+                    + &named(
+                        json!({"type": "message_delta", "delta": delta, "usage": {"output_tokens": self.job.output}}),
+                    )
                     + &named(json!({"type": "message_stop"}))
             }
             Dialect::Google => String::new(),

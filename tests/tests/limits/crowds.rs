@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use ace_tests::{
-    Audit, Biller, Dialect, Door, Node, Outcome, Order, Postgres, Watch, World, crowd, eventually, thorough, with_status,
+    Audit, Biller, Dialect, Door, Node, Order, Outcome, Postgres, Watch, World, crowd, eventually, thorough,
+    with_status,
 };
 use serde_json::json;
 
@@ -14,11 +15,18 @@ const LET_THROUGH: u64 = 20;
 const TOKENS: u64 = 40;
 
 fn order(dialect: Dialect) -> Order {
-    Order::of(dialect, TOKENS).at_most(TOKENS).every(Duration::from_millis(25))
+    Order::of(dialect, TOKENS)
+        .at_most(TOKENS)
+        .every(Duration::from_millis(25))
 }
 
 fn orders(count: usize, dialects: &[Dialect]) -> Vec<Order> {
-    dialects.iter().cycle().take(count).map(|dialect| order(*dialect)).collect()
+    dialects
+        .iter()
+        .cycle()
+        .take(count)
+        .map(|dialect| order(*dialect))
+        .collect()
 }
 
 /// Every refusal is one that says why, in its dialect; every other answer is complete.
@@ -73,7 +81,7 @@ async fn one_gateway(people: usize) {
     let watch = Watch::begin(&world.alice, &world.door, "tokens_per_day");
     let outcomes = crowd(&[&world.door], &token, orders(people, &[Dialect::OpenAi])).await;
     assert_eq!(are_refused_or_whole(&outcomes), LET_THROUGH as usize);
-    let audit = Audit::of(&world.alice, &biller).await;
+    let mut audit = Audit::of(&world.alice, &biller).await;
     audit.holds_to_the_token();
     assert_eq!((audit.rows.len(), audit.items.len()), (people, LET_THROUGH as usize));
     assert_eq!(audit.sum("total_tokens"), maximum, "to the last token");
@@ -101,7 +109,10 @@ async fn trap_09_of_hundreds_of_streams_at_once_exactly_those_pass_that_the_limi
 async fn three_gateways(people: usize) {
     let database = Postgres::create().await;
     let (world, biller) = shop(World::builder().on(&database)).await;
-    let (second, third) = (world.another_gateway("", &[]).await, world.another_gateway("", &[]).await);
+    let (second, third) = (
+        world.another_gateway("", &[]).await,
+        world.another_gateway("", &[]).await,
+    );
     let doors = [&world.door, &second.door, &third.door];
     let dearest = Dialect::ALL.map(|dialect| order(dialect).reserved()).into_iter().max();
     let maximum = LET_THROUGH * dearest.expect("three of them");
@@ -112,11 +123,14 @@ async fn three_gateways(people: usize) {
     let passed = are_refused_or_whole(&outcomes);
     assert!((3..=LET_THROUGH as usize + 3).contains(&passed), "{passed} passed");
     use_up(&world, &biller, &doors, &token, maximum).await;
-    let audit = Audit::of(&world.alice, &biller).await;
+    let mut audit = Audit::of(&world.alice, &biller).await;
     audit.holds_to_the_token();
     audit.sums_hold(&world.alice).await;
     let used = audit.sum("total_tokens");
-    assert!(used <= maximum && used + order(Dialect::Anthropic).reserved() > maximum, "{used} of {maximum}");
+    assert!(
+        used <= maximum && used + order(Dialect::Anthropic).reserved() > maximum,
+        "{used} of {maximum}"
+    );
     assert!(watch.end().await <= maximum);
 }
 

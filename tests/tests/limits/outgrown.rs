@@ -43,14 +43,23 @@ async fn one_stream(dialect: Dialect) {
     let order = endless(dialect);
     let answer = world.call(&order.ask(&world.token(dialect).await)).await;
     is_ended_in_protocol(dialect, &answer);
-    let audit = Audit::of(&world.alice, &biller).await;
+    let mut audit = Audit::of(&world.alice, &biller).await;
     let item = &audit.items[0];
-    assert!(!item.complete && item.output < MAXIMUM, "the provider was left: {item:?}");
+    assert!(
+        !item.complete && item.output < MAXIMUM,
+        "the provider was left: {item:?}"
+    );
     let row = audit.row_of(&order.model).expect("a row");
-    assert_eq!((&row["error_kind"], &row["status"]), (&json!("quota_stopped"), &json!(200)));
+    assert_eq!(
+        (&row["error_kind"], &row["status"]),
+        (&json!("quota_stopped"), &json!(200))
+    );
     let output = row["output_tokens"].as_u64().unwrap_or_default();
     assert!((500..=item.output).contains(&output), "{item:?} {row}");
-    assert!(["partial", "estimated"].contains(&row["usage_source"].as_str().unwrap_or_default()), "{row}");
+    assert!(
+        ["partial", "estimated"].contains(&row["usage_source"].as_str().unwrap_or_default()),
+        "{row}"
+    );
     audit.sums_hold(&world.alice).await;
     assert!(watch.end().await <= MAXIMUM);
 }
@@ -90,7 +99,15 @@ async fn a_stream_that_outgrows_what_was_reserved_at_first_comes_whole() {
 #[tokio::test]
 async fn trap_09_fifty_streams_without_an_end_stay_within_the_limit_together() {
     let (world, biller) = shop(builder()).await;
-    let orders = || Dialect::ALL.iter().cycle().take(50).copied().map(endless).collect::<Vec<_>>();
+    let orders = || {
+        Dialect::ALL
+            .iter()
+            .cycle()
+            .take(50)
+            .copied()
+            .map(endless)
+            .collect::<Vec<_>>()
+    };
     let maximum = 20_000;
     limit(&world, maximum, &[]).await;
     let watch = Watch::begin(&world.alice, &world.door, "tokens_per_day");
@@ -108,7 +125,7 @@ async fn trap_09_fifty_streams_without_an_end_stay_within_the_limit_together() {
         }
     }
     assert!(begun >= 10, "{begun} began");
-    let audit = Audit::of(&world.alice, &biller).await;
+    let mut audit = Audit::of(&world.alice, &biller).await;
     assert_eq!(audit.holds(), (0, begun));
     audit.sums_hold(&world.alice).await;
     let used = audit.sum("total_tokens");
@@ -121,19 +138,25 @@ async fn trap_09_fifty_streams_without_an_end_stay_within_the_limit_together() {
 async fn trap_09_streams_without_an_end_at_three_gateways_stay_within_the_limit_together() {
     let database = Postgres::create().await;
     let (world, biller) = shop(builder().on(&database)).await;
-    let (second, third) = (world.another_gateway("", &[]).await, world.another_gateway("", &[]).await);
+    let (second, third) = (
+        world.another_gateway("", &[]).await,
+        world.another_gateway("", &[]).await,
+    );
     let maximum = 20_000;
     limit(&world, maximum, &[&second, &third]).await;
     let watch = Watch::begin(&world.alice, &world.door, "tokens_per_day");
     let token = world.alice.proxy_token(None).await;
     let orders = Dialect::ALL.iter().cycle().take(30).copied().map(endless).collect();
     let outcomes = crowd(&[&world.door, &second.door, &third.door], &token, orders).await;
-    let begun = outcomes.iter().filter(|outcome| outcome.status() == 200).inspect(|outcome| {
-        is_ended_in_protocol(outcome.order.dialect, outcome.answer.as_ref().expect("an answer"));
-    });
+    let begun = outcomes
+        .iter()
+        .filter(|outcome| outcome.status() == 200)
+        .inspect(|outcome| {
+            is_ended_in_protocol(outcome.order.dialect, outcome.answer.as_ref().expect("an answer"));
+        });
     let begun = begun.count();
     assert!(begun >= 6, "{begun} began");
-    let audit = Audit::of(&world.alice, &biller).await;
+    let mut audit = Audit::of(&world.alice, &biller).await;
     assert_eq!(audit.holds(), (0, begun));
     audit.sums_hold(&world.alice).await;
     assert!(watch.end().await <= maximum);
@@ -146,7 +169,10 @@ async fn a_stream_that_says_how_long_it_may_be_reserves_no_more() {
     let (world, biller) = shop(World::builder()).await;
     let order = Order::of(Dialect::OpenAi, 300).at_most(200);
     limit(&world, order.reserved(), &[]).await;
-    let answer = world.call(&order.ask(&world.token(Dialect::OpenAi).await)).await.expect(200);
+    let answer = world
+        .call(&order.ask(&world.token(Dialect::OpenAi).await))
+        .await
+        .expect(200);
     assert_eq!(answer.end, End::Complete);
     assert!(Dialect::OpenAi.is_at_its_limit(&answer.text()), "by the provider");
     let audit = Audit::of(&world.alice, &biller).await;

@@ -30,8 +30,11 @@ async fn trap_12_a_limit_of_five_requests_lets_five_through() {
         let token = world.alice.proxy_token(None).await;
         let orders = (0..40).map(|_| short(Dialect::OpenAi)).collect();
         let outcomes = crowd(&[&world.door], &token, orders).await;
-        assert_eq!((with_status(&outcomes, 200).len(), with_status(&outcomes, 402).len()), (5, 35));
-        let audit = Audit::of(&world.alice, &biller).await;
+        assert_eq!(
+            (with_status(&outcomes, 200).len(), with_status(&outcomes, 402).len()),
+            (5, 35)
+        );
+        let mut audit = Audit::of(&world.alice, &biller).await;
         audit.holds_to_the_token();
         audit.sums_hold(&world.alice).await;
         assert_eq!(world.alice.standing(name).await.used, 5);
@@ -74,7 +77,10 @@ async fn trap_14_a_minute_that_is_full_says_when_the_next_one_begins() {
     assert!((1..=60).contains(&wait), "{wait}");
     assert_eq!(refused.header("x-should-retry"), None, "waiting helps");
     let error = &refused.json()["error"];
-    assert_eq!((&error["limit"], &error["maximum"]), (&json!("requests_per_minute"), &json!(3)));
+    assert_eq!(
+        (&error["limit"], &error["maximum"]),
+        (&json!("requests_per_minute"), &json!(3))
+    );
     let audit = Audit::of(&world.alice, &biller).await;
     audit.holds_to_the_token();
     let mut minutes: BTreeMap<String, usize> = BTreeMap::new();
@@ -91,7 +97,11 @@ async fn as_many_run_at_once_as_may_and_others_when_these_are_over() {
     let (world, biller) = shop(World::builder()).await;
     limit_alice(&world, json!({"parallel_requests": 4})).await;
     let token = world.alice.proxy_token(None).await;
-    let slow = || Order::of(Dialect::Anthropic, 20).at_most(20).every(Duration::from_millis(100));
+    let slow = || {
+        Order::of(Dialect::Anthropic, 20)
+            .at_most(20)
+            .every(Duration::from_millis(100))
+    };
     for _ in 0..2 {
         let orders = (0..30).map(|_| slow()).collect();
         let outcomes = crowd(&[&world.door], &token, orders).await;
@@ -112,7 +122,11 @@ async fn a_place_is_free_again_when_its_client_has_left() {
     let token = world.alice.proxy_token(None).await;
     let endless = Order::of(Dialect::OpenAi, 100_000).every(Duration::from_millis(50));
     let mut wire = world.wire().await;
-    wire.ask(&endless.ask(&token)).await.answer_head("POST").await.expect(200);
+    wire.ask(&endless.ask(&token))
+        .await
+        .answer_head("POST")
+        .await
+        .expect(200);
     assert_eq!(call(&world, &short(Dialect::OpenAi)).await.status(), 429);
     drop(wire);
     eventually("the place to be free", async || {
@@ -126,13 +140,20 @@ async fn a_place_is_free_again_when_its_client_has_left() {
 #[tokio::test]
 async fn trap_09_a_limit_in_money_lets_through_what_it_can_pay() {
     let (world, biller) = shop(World::builder()).await;
-    let order = || Order::of(Dialect::OpenAi, 40).at_most(40).every(Duration::from_millis(10));
+    let order = || {
+        Order::of(Dialect::OpenAi, 40)
+            .at_most(40)
+            .every(Duration::from_millis(10))
+    };
     let price = order().input() * 10 + 40 * 50;
     limit_alice(&world, json!({"cost_micro_usd_per_day": 20 * price})).await;
     let token = world.alice.proxy_token(None).await;
     let outcomes = crowd(&[&world.door], &token, (0..100).map(|_| order()).collect()).await;
-    assert_eq!((with_status(&outcomes, 200).len(), with_status(&outcomes, 402).len()), (20, 80));
-    let audit = Audit::of(&world.alice, &biller).await;
+    assert_eq!(
+        (with_status(&outcomes, 200).len(), with_status(&outcomes, 402).len()),
+        (20, 80)
+    );
+    let mut audit = Audit::of(&world.alice, &biller).await;
     audit.holds_to_the_token();
     assert_eq!(audit.sum("cost_micro_usd"), 20 * price);
     audit.sums_hold(&world.alice).await;
@@ -156,7 +177,10 @@ async fn trap_13_who_may_use_nothing_gets_nothing_on_any_route() {
         (Dialect::Anthropic, "/v1/messages/count_tokens"),
         (Dialect::Anthropic, "/v1/messages/batches"),
         (Dialect::Google, "/v1beta/models/gemini-2.5-pro:generateContent"),
-        (Dialect::Google, "/v1beta/models/gemini-2.5-pro:streamGenerateContent?alt=sse"),
+        (
+            Dialect::Google,
+            "/v1beta/models/gemini-2.5-pro:streamGenerateContent?alt=sse",
+        ),
         (Dialect::Google, "/v1beta/models/gemini-2.5-pro:countTokens"),
     ];
     let bodies = [
@@ -187,7 +211,11 @@ async fn trap_13_no_tokens_is_no_answer() {
     }
     assert_eq!(biller.items(), []);
     limit_alice(&world, json!({"tokens_per_month": null})).await;
-    assert_eq!(call(&world, &short(Dialect::Google)).await.status(), 200, "no limit any more");
+    assert_eq!(
+        call(&world, &short(Dialect::Google)).await.status(),
+        200,
+        "no limit any more"
+    );
 }
 
 #[tokio::test]
@@ -196,13 +224,20 @@ async fn a_dry_run_decides_and_tells_and_lets_pass() {
     let limits = json!({"tokens_per_day": {"maximum": 10, "dry_run": true}, "parallel_requests": {"maximum": 0, "dry_run": true}});
     limit_alice(&world, limits).await;
     let token = world.alice.proxy_token(None).await;
-    let outcomes = crowd(&[&world.door], &token, (0..30).map(|_| short(Dialect::OpenAi)).collect()).await;
+    let outcomes = crowd(
+        &[&world.door],
+        &token,
+        (0..30).map(|_| short(Dialect::OpenAi)).collect(),
+    )
+    .await;
     assert_eq!(with_status(&outcomes, 200).len(), 30);
-    let audit = Audit::of(&world.alice, &biller).await;
+    let mut audit = Audit::of(&world.alice, &biller).await;
     audit.holds_to_the_token();
     audit.sums_hold(&world.alice).await;
     for name in ["tokens_per_day", "parallel_requests"] {
-        let told = world.metric(&format!("ace_quota_dry_run_total{{limit=\"{name}\"}}")).await;
+        let told = world
+            .metric(&format!("ace_quota_dry_run_total{{limit=\"{name}\"}}"))
+            .await;
         assert!(told >= 29.0, "{name} would have refused {told}");
     }
 }
@@ -211,10 +246,22 @@ async fn a_dry_run_decides_and_tells_and_lets_pass() {
 #[tokio::test]
 async fn a_dry_run_changes_nothing_for_the_other_limits() {
     let (world, biller) = shop(World::builder()).await;
-    limit_alice(&world, json!({"tokens_per_day": {"maximum": 10, "dry_run": true}, "requests_per_day": 7})).await;
+    limit_alice(
+        &world,
+        json!({"tokens_per_day": {"maximum": 10, "dry_run": true}, "requests_per_day": 7}),
+    )
+    .await;
     let token = world.alice.proxy_token(None).await;
-    let outcomes = crowd(&[&world.door], &token, (0..30).map(|_| short(Dialect::OpenAi)).collect()).await;
-    assert_eq!((with_status(&outcomes, 200).len(), with_status(&outcomes, 402).len()), (7, 23));
+    let outcomes = crowd(
+        &[&world.door],
+        &token,
+        (0..30).map(|_| short(Dialect::OpenAi)).collect(),
+    )
+    .await;
+    assert_eq!(
+        (with_status(&outcomes, 200).len(), with_status(&outcomes, 402).len()),
+        (7, 23)
+    );
     Audit::of(&world.alice, &biller).await.holds_to_the_token();
 }
 
@@ -227,7 +274,12 @@ async fn limited(account: impl AsyncFnOnce(&World) -> [String; 2]) {
     let mut passed = 0;
     for person in [&world.alice, &bob] {
         let token = person.proxy_token(None).await;
-        let outcomes = crowd(&[&world.door], &token, (0..15).map(|_| short(Dialect::OpenAi)).collect()).await;
+        let outcomes = crowd(
+            &[&world.door],
+            &token,
+            (0..15).map(|_| short(Dialect::OpenAi)).collect(),
+        )
+        .await;
         passed += with_status(&outcomes, 200).len();
         for refused in with_status(&outcomes, 402) {
             let answer = refused.answer.as_ref().expect("an answer").json();
@@ -248,7 +300,10 @@ async fn a_provider_keys_limit_is_that_of_all_who_use_it() {
     limited(async |world| {
         let keys = world.admin.get("/api/remote/api-keys").await.ok();
         let keys = keys["keys"].as_array().expect("keys").clone();
-        let key = keys.iter().find(|key| key["provider"] == "openai").expect("one for OpenAI");
+        let key = keys
+            .iter()
+            .find(|key| key["provider"] == "openai")
+            .expect("one for OpenAI");
         [format!("api-keys/{}", key["id"]), format!("api key {}", key["id"])]
     })
     .await;
@@ -271,7 +326,7 @@ async fn all_tokens_of_a_person_use_one_account() {
 }
 
 async fn holds(world: &World, biller: &Biller) {
-    let audit = Audit::of(&world.alice, biller).await;
+    let mut audit = Audit::of(&world.alice, biller).await;
     audit.holds_to_the_token();
     audit.sums_hold(&world.alice).await;
 }

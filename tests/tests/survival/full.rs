@@ -1,0 +1,48 @@
+//! A full disk.
+
+use std::time::Duration;
+
+use ace_tests::{Chance, Dialect, Load, Order, World, eventually};
+
+use super::{account, shop};
+
+const DISK: u64 = 24 << 20;
+
+async fn status_of_a_call(world: &World, token: &str) -> (u16, String) {
+    let answer = world.call(&Order::of(Dialect::OpenAi, 5).at_most(5).ask(token)).await;
+    (answer.status, answer.text())
+}
+
+/// Database and journal share the disk. While it is full nothing can be written down, so nothing goes out; those that are under way end,
+/// for their end there is room. Then everything goes on, and everything is there.
+#[tokio::test]
+async fn a_full_disk_refuses_and_loses_nothing() {
+    let mut chance = Chance::new();
+    let builder = World::builder().disk(DISK).config("ledger", "segment_bytes = 65536");
+    let (world, biller, token) = shop(builder).await;
+    let load = Load::begin(&world.door, &token, 8, &mut chance);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.disk().fill().await;
+    let (_, why) = eventually("requests to be refused", async || {
+        let told = status_of_a_call(&world, &token).await;
+        (told.0 == 503).then_some(told)
+    })
+    .await;
+    println!("refused: {why}");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(status_of_a_call(&world, &token).await.0, 503, "as long as it is full");
+    world.disk().clear().await;
+    eventually("requests to pass again", async || {
+        (status_of_a_call(&world, &token).await.0 == 200).then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let account = account(&world, &biller, &load.end().await, &[]).await;
+    assert!(
+        account.refused > 0 && account.whole > 50,
+        "{} {}",
+        account.refused,
+        account.whole
+    );
+    assert_eq!(world.metric("ace_ledger_rows_lost_total").await, 0.0);
+}
