@@ -108,6 +108,7 @@ pub fn charges<'l>(
                 .position(|charge| charge.bucket == bucket)
                 .unwrap_or(charges.len());
             if at == charges.len() {
+                charges.reserve(8);
                 charges.push(Charge {
                     bucket,
                     ends_ms,

@@ -131,7 +131,7 @@ fn entry(recovered: &Recovered) -> Option<Entry> {
 /// A row that no lease of this process covers.
 fn bare(entry: Entry) -> Row {
     Row {
-        entry,
+        entry: Box::new(entry),
         charges: Vec::new(),
         seat: None,
     }

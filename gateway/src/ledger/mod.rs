@@ -233,7 +233,7 @@ impl Ledger {
 
     fn settle(&self, row: Row) {
         self.shared.waiting.fetch_add(1, Ordering::Relaxed);
-        if self.rows.send(Message::Settled(Box::new(row))).is_err() {
+        if self.rows.send(Message::Settled(row)).is_err() {
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
             tracing::error!("the ledger's writer is gone; the row is in the journal");
         }

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::journal::Opened;
+use super::journal::{Kept, Opened};
 
 /// Every admitted request that has not settled.
 pub struct OpenRequests {
-    open: HashMap<Uuid, Box<Opened>, ahash::RandomState>,
+    open: HashMap<Uuid, Kept, ahash::RandomState>,
     /// In the order in which they came, with those that have settled since.
     order: VecDeque<(Instant, Uuid)>,
     told: HashSet<Uuid, ahash::RandomState>,
@@ -28,9 +28,9 @@ impl OpenRequests {
     }
 
     /// A request was admitted.
-    pub fn open(&mut self, opened: Box<Opened>, now: Instant) {
-        self.order.push_back((now, opened.request_id));
-        self.open.insert(opened.request_id, opened);
+    pub fn open(&mut self, id: Uuid, opened: Kept, now: Instant) {
+        self.order.push_back((now, id));
+        self.open.insert(id, opened);
     }
 
     /// A request has settled. Gives whether the database has to be told.
@@ -45,8 +45,8 @@ impl OpenRequests {
         while let Some((at, id)) = self.order.front()
             && *at + self.after <= now
         {
-            if let Some(opened) = self.open.get(id) {
-                due.push(Opened::clone(opened));
+            if let Some(opened) = self.open.get(id).and_then(Kept::read) {
+                due.push(opened);
                 self.told.insert(*id);
             }
             self.order.pop_front();

@@ -8,7 +8,7 @@ use ace_policies::quota::Amounts;
 use ace_policies::usage::{Source, Usage};
 
 use super::book::{Charge, charges};
-use super::journal::{Opened, Seat, SettledSeat};
+use super::journal::{Seat, SettledSeat};
 use super::row::{Entry, Row};
 use super::writer::Message;
 use super::{Ledger, Untaken, unavailable};
@@ -110,9 +110,11 @@ impl Reservation {
             output,
             ..Usage::default()
         };
-        let opened = Box::new(self.entry().opened(usage, amounts.cost_micro_usd, price.id()));
-        let seat = match ledger.shared.journal.open(&opened) {
-            Ok(seat) => seat,
+        let entry = self.entry();
+        let id = entry.request_id;
+        let opened = entry.opened(usage, amounts.cost_micro_usd, price.id());
+        let (seat, kept) = match ledger.shared.journal.open(&opened) {
+            Ok(opened) => opened,
             Err(error) => {
                 // The journal has said so once, for all who are refused.
                 tracing::debug!(%error, "the journal cannot be written; the request is refused");
@@ -120,7 +122,7 @@ impl Reservation {
                 return Err(unavailable("The gateway's journal cannot be written"));
             }
         };
-        ledger.open(opened);
+        let _ = ledger.rows.send(Message::Opened(id, kept));
         let Estimate {
             max_output,
             service_tier,
@@ -337,7 +339,7 @@ impl Drop for Reservation {
             }
         };
         self.ledger.settle(Row {
-            entry: *entry,
+            entry,
             charges,
             seat,
         });
@@ -366,9 +368,6 @@ impl Ledger {
         (hold.charges, Some(seat))
     }
 
-    fn open(&self, opened: Box<Opened>) {
-        let _ = self.rows.send(Message::Opened(opened));
-    }
 }
 
 /// Whole milliseconds.

@@ -113,7 +113,7 @@ impl Entry {
     }
 
     /// What the journal is told when it is admitted, with what is reserved for it.
-    pub fn opened(&self, estimate: Usage, cost_micro_usd: u64, price: &str) -> Opened {
+    pub fn opened<'e>(&'e self, estimate: Usage, cost_micro_usd: u64, price: &'e str) -> Opened<&'e str> {
         let claims = &self.claims;
         Opened {
             request_id: self.request_id,
@@ -121,12 +121,12 @@ impl Entry {
             user: claims.user,
             session: claims.session,
             machine: claims.machine,
-            tool: claims.tool.clone(),
+            tool: &claims.tool,
             provider: self.provider,
             key: self.key,
-            method: self.method.as_str().to_owned(),
-            path: self.path.clone(),
-            model_asked: self.model_asked.clone(),
+            method: self.method.as_str(),
+            path: &self.path,
+            model_asked: self.model_asked.as_deref(),
             started_at_ms: self.started_at_ms,
             bytes_in: self.bytes_in,
             streamed: self.streamed,
@@ -134,18 +134,18 @@ impl Entry {
             month_start_ms: self.day.month_start_ms,
             estimate,
             estimate_cost_micro_usd: cost_micro_usd,
-            price: Some(price.to_owned()),
+            price: Some(price),
         }
     }
 
     /// What the journal is told at its end.
-    pub fn settled(&self) -> Settled {
+    pub fn settled(&self) -> Settled<&str> {
         Settled {
             request_id: self.request_id,
             key: self.key,
-            model_served: self.model_served.clone(),
+            model_served: self.model_served.as_deref(),
             status: self.status,
-            error_kind: self.error_kind.map(str::to_owned),
+            error_kind: self.error_kind,
             usage: self.usage,
             source: self.source,
             streamed: self.streamed,
@@ -153,10 +153,10 @@ impl Entry {
             duration_ms: self.duration_ms,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
-            upstream_request_id: self.upstream_request_id.clone(),
+            upstream_request_id: self.upstream_request_id.as_deref(),
             cost_micro_usd: self.cost_micro_usd,
-            price: self.price.clone(),
-            service_tier: self.service_tier.clone(),
+            price: self.price.as_deref(),
+            service_tier: self.service_tier.as_deref(),
             charged_requests: self.charged_requests,
         }
     }
@@ -248,7 +248,7 @@ impl Entry {
 /// An entry on its way to the database.
 pub struct Row {
     /// What is to be written.
-    pub entry: Entry,
+    pub entry: Box<Entry>,
     /// The buckets whose leases cover it.
     pub charges: Vec<Charge>,
     /// Where the journal has it.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::Backlog;
 use super::book::Book;
 use super::insert::{delete, insert, lost_entries};
-use super::journal::{Journal, Opened};
+use super::journal::{Journal, Kept, Opened};
 use super::leases::Leases;
 use super::lessor::Turns;
 use super::opened::OpenRequests;
@@ -32,9 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What the ledger tells its writer.
 pub enum Message {
     /// A request was admitted.
-    Opened(Box<Opened>),
+    Opened(Uuid, Kept),
     /// A request has settled.
-    Settled(Box<Row>),
+    Settled(Row),
 }
 
 /// Settings of the writer.
@@ -160,12 +160,12 @@ impl Writer {
         let mut batch = Batch::default();
         for message in messages {
             match message {
-                Message::Opened(opened) => self.open.open(opened, now),
+                Message::Opened(id, opened) => self.open.open(id, opened, now),
                 Message::Settled(row) => {
                     if self.open.settle(&row.entry.request_id) {
                         batch.done.push(row.entry.request_id);
                     }
-                    batch.rows.push(*row);
+                    batch.rows.push(row);
                 }
             }
         }

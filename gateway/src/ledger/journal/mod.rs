@@ -53,7 +53,7 @@ pub mod stats;
 #[cfg(test)]
 mod tests;
 
-pub use record::{MAX_OPENED_BYTES, MAX_SETTLED_BYTES, Opened, Settled};
+pub use record::{Kept, MAX_OPENED_BYTES, MAX_SETTLED_BYTES, Opened, Settled};
 pub use recovery::{Orphan, Records, Recovered, orphans};
 pub use stats::JournalStats;
 
@@ -161,13 +161,15 @@ impl Journal {
 
     /// Writes a request down before it goes out. An error means that it must not.
     ///
+    /// Gives the request's place, and what was written.
+    ///
     /// With `Fsync::Always`, and when a segment has to be made that was not ready in time, it waits for the disk.
-    pub fn open(&self, opened: &Opened) -> Result<Seat, JournalError> {
+    pub fn open(&self, opened: &Opened<impl AsRef<str>>) -> Result<(Seat, Kept), JournalError> {
         self.admit(opened)
             .inspect_err(|_| stats::count(&self.shared.stats.refused))
     }
 
-    fn admit(&self, opened: &Opened) -> Result<Seat, JournalError> {
+    fn admit(&self, opened: &Opened<impl AsRef<str>>) -> Result<(Seat, Kept), JournalError> {
         let mut buffer = [0; MAX_OPENED_BYTES];
         let record = record::opened(opened, &mut buffer);
         let written = self.shared.admit(record)?;
@@ -176,13 +178,12 @@ impl Journal {
                 .sync_to(&written)
                 .inspect_err(|_| self.shared.withdraw(&written, record))?;
         }
-        Ok(Seat {
-            opened_in: written.segment,
-        })
+        let opened_in = written.segment;
+        Ok((Seat { opened_in }, Kept::of(record)))
     }
 
     /// Writes the end of a request down. There is room for it.
-    pub fn settle(&self, seat: Seat, settled: &Settled) -> SettledSeat {
+    pub fn settle(&self, seat: Seat, settled: &Settled<impl AsRef<str>>) -> SettledSeat {
         let mut buffer = [0; MAX_SETTLED_BYTES];
         let record = record::settled(seat.opened_in, settled, &mut buffer);
         let (settled_in, written) = self.shared.end(record);

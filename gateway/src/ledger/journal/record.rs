@@ -22,8 +22,11 @@ const KIND_AT: usize = 8;
 /// A request at its admission.
 ///
 /// Texts are cut when they are written (the path at 1,024 bytes, others at less), in the journal and in JSON alike.
+///
+/// `T` is `String` where it is read, and may be `&str` where it is written.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Opened {
+#[serde(bound(serialize = "T: AsRef<str>", deserialize = "T: Deserialize<'de>"))]
+pub struct Opened<T = String> {
     /// The request's id, the identity of its ledger row.
     pub request_id: Uuid,
     /// Who is charged.
@@ -35,21 +38,21 @@ pub struct Opened {
     /// The machine of that run.
     pub machine: Option<MachineId>,
     /// The tool that called, by its token.
-    #[serde(serialize_with = "short::<128, _>")]
-    pub tool: String,
+    #[serde(serialize_with = "short::<128, _, _>")]
+    pub tool: T,
     /// Whose API is called.
     pub provider: Provider,
     /// The key that it goes out with, where one is chosen already.
     pub key: Option<KeyId>,
     /// Method and path, without the query.
-    #[serde(serialize_with = "short::<32, _>")]
-    pub method: String,
+    #[serde(serialize_with = "short::<32, _, _>")]
+    pub method: T,
     /// See `method`.
-    #[serde(serialize_with = "short::<1024, _>")]
-    pub path: String,
+    #[serde(serialize_with = "short::<1024, _, _>")]
+    pub path: T,
     /// Model that was asked for.
-    #[serde(serialize_with = "short_option::<256, _>")]
-    pub model_asked: Option<String>,
+    #[serde(serialize_with = "short_option::<256, _, _>")]
+    pub model_asked: Option<T>,
     /// UTC milliseconds at which the request's head was read.
     pub started_at_ms: i64,
     /// Body bytes from the client.
@@ -65,25 +68,26 @@ pub struct Opened {
     /// What they cost, in micro-USD.
     pub estimate_cost_micro_usd: u64,
     /// The price by which they do.
-    #[serde(serialize_with = "short_option::<256, _>")]
-    pub price: Option<String>,
+    #[serde(serialize_with = "short_option::<256, _, _>")]
+    pub price: Option<T>,
 }
 
 /// A request at its end: what its ledger row needs besides [`Opened`]. Texts are cut like there.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Settled {
+#[serde(bound(serialize = "T: AsRef<str>", deserialize = "T: Deserialize<'de>"))]
+pub struct Settled<T = String> {
     /// The request's id.
     pub request_id: Uuid,
     /// The key that it went out with.
     pub key: Option<KeyId>,
     /// Model that answered, by the answer's own word.
-    #[serde(serialize_with = "short_option::<256, _>")]
-    pub model_served: Option<String>,
+    #[serde(serialize_with = "short_option::<256, _, _>")]
+    pub model_served: Option<T>,
     /// Status sent to the client; 499 where it left before there was one.
     pub status: u16,
     /// Why it is not a complete answer.
-    #[serde(serialize_with = "short_option::<128, _>")]
-    pub error_kind: Option<String>,
+    #[serde(serialize_with = "short_option::<128, _, _>")]
+    pub error_kind: Option<T>,
     /// Tokens by class.
     pub usage: Usage,
     /// Where the figures come from.
@@ -99,27 +103,44 @@ pub struct Settled {
     /// Body bytes to the client.
     pub bytes_out: u64,
     /// The id under which the provider knows the request.
-    #[serde(serialize_with = "short_option::<256, _>")]
-    pub upstream_request_id: Option<String>,
+    #[serde(serialize_with = "short_option::<256, _, _>")]
+    pub upstream_request_id: Option<T>,
     /// What it is charged, in micro-USD.
     pub cost_micro_usd: u64,
     /// The price by which it is.
-    #[serde(serialize_with = "short_option::<256, _>")]
-    pub price: Option<String>,
+    #[serde(serialize_with = "short_option::<256, _, _>")]
+    pub price: Option<T>,
     /// The provider's service tier, where it named one.
-    #[serde(serialize_with = "short_option::<64, _>")]
-    pub service_tier: Option<String>,
+    #[serde(serialize_with = "short_option::<64, _, _>")]
+    pub service_tier: Option<T>,
     /// 1 where the request counts as one, 0 where it never reached the provider or failed for nothing.
     pub charged_requests: u64,
 }
 
-fn short<const MAX: usize, S: Serializer>(text: &str, to: S) -> Result<S::Ok, S::Error> {
+fn short<const MAX: usize, T: AsRef<str>, S: Serializer>(text: &T, to: S) -> Result<S::Ok, S::Error> {
+    let text = text.as_ref();
     text[..text.floor_char_boundary(MAX)].serialize(to)
 }
 
-fn short_option<const MAX: usize, S: Serializer>(text: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
-    let text = text.as_deref();
-    text.map(|text| &text[..text.floor_char_boundary(MAX)]).serialize(to)
+fn short_option<const MAX: usize, T: AsRef<str>, S: Serializer>(text: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
+    let text = text.as_ref().map(AsRef::as_ref);
+    text.map(|text: &str| &text[..text.floor_char_boundary(MAX)]).serialize(to)
+}
+
+/// An [`Opened`] as it was written, to be read again should it be needed: rarely, so that it is kept as it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Kept(Box<[u8]>);
+
+impl Kept {
+    /// What an encoded record holds.
+    pub(super) fn of(record: &[u8]) -> Self {
+        Self(record[FRAME_BYTES..].into())
+    }
+
+    /// Reads it.
+    pub fn read(&self) -> Option<Opened> {
+        whole(&self.0)
+    }
 }
 
 /// The number of a record's kind. Zero is none.
@@ -142,12 +163,12 @@ pub(super) enum Record {
 }
 
 /// Puts a request's admission into the buffer, all but the checksum.
-pub(super) fn opened<'a>(opened: &Opened, buffer: &'a mut [u8; MAX_OPENED_BYTES]) -> &'a mut [u8] {
+pub(super) fn opened<'a>(opened: &Opened<impl AsRef<str>>, buffer: &'a mut [u8; MAX_OPENED_BYTES]) -> &'a mut [u8] {
     encode(Kind::Opened, opened, buffer)
 }
 
 /// The same for its end. `opened_in` is the segment in which it was opened.
-pub(super) fn settled<'a>(opened_in: u64, settled: &Settled, buffer: &'a mut [u8; MAX_SETTLED_BYTES]) -> &'a mut [u8] {
+pub(super) fn settled<'a>(opened_in: u64, settled: &Settled<impl AsRef<str>>, buffer: &'a mut [u8; MAX_SETTLED_BYTES]) -> &'a mut [u8] {
     encode(Kind::Settled, &(opened_in, settled), buffer)
 }
 

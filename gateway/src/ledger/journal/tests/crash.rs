@@ -163,7 +163,7 @@ fn fills_a_small_disk() {
     let dir = told_dir();
     let journal = Journal::start(dir.as_ref(), Uuid::new_v4(), options(Fsync::Interval)).expect("room");
     let mut seats = Vec::new();
-    while let Ok(seat) = journal.open(&opened_sample(seats.len() as u64)) {
+    while let Ok((seat, _)) = journal.open(&opened_sample(seats.len() as u64)) {
         seats.push(seat);
     }
     assert!(matches!(journal.open(&opened_sample(9_999)), Err(JournalError::Full)));
@@ -210,7 +210,7 @@ fn what_a_request_costs() {
         let (opened, settled) = (opened_sample(1), settled_sample(1));
         let begun = Instant::now();
         for _ in 0..REQUESTS {
-            let seat = journal.open(&opened).expect("room");
+            let (seat, _) = journal.open(&opened).expect("room");
             journal.forget([journal.settle(seat, &settled)]);
         }
         let each = begun.elapsed() / u32::try_from(REQUESTS).expect("small");

@@ -86,7 +86,7 @@ fn a_full_disk_refuses_requests_and_every_admitted_one_has_room_for_its_end() {
         let dir = directory();
         let (journal, faults) = start_faulty(dir.path(), Fsync::Never, room);
         let mut seats = Vec::new();
-        while let Ok(seat) = journal.open(&opened_sample(seats.len() as u64)) {
+        while let Ok((seat, _)) = journal.open(&opened_sample(seats.len() as u64)) {
             seats.push(seat);
         }
         assert!(matches!(journal.open(&opened_sample(9_999)), Err(JournalError::Full)));
@@ -136,7 +136,7 @@ fn forgotten_requests_make_room_on_a_full_disk() {
     let dir = directory();
     let (journal, faults) = start_faulty(dir.path(), Fsync::Never, 3);
     let mut settled = Vec::new();
-    while let Ok(seat) = journal.open(&opened_sample(settled.len() as u64)) {
+    while let Ok((seat, _)) = journal.open(&opened_sample(settled.len() as u64)) {
         settled.push(settle(&journal, settled.len() as u64, seat));
     }
     let before = segments(dir.path()).len();
@@ -255,7 +255,7 @@ fn after_a_failed_fdatasync_nothing_is_admitted_until_a_new_file_is_begun() {
             Fsync::Always => assert!(matches!(journal.open(&opened_sample(1)), Err(JournalError::Sync))),
             _ => eventually("refused", || {
                 match journal.open(&opened_sample(2)) {
-                    Ok(seat) => drop(settle(&journal, 2, seat)),
+                    Ok((seat, _)) => drop(settle(&journal, 2, seat)),
                     Err(error) => return matches!(error, JournalError::Sync),
                 }
                 false

@@ -94,7 +94,7 @@ pub fn start(dir: &Path) -> Journal {
 }
 
 pub fn open(journal: &Journal, n: u64) -> Seat {
-    journal.open(&opened_sample(n)).expect("room")
+    journal.open(&opened_sample(n)).expect("room").0
 }
 
 pub fn settle(journal: &Journal, n: u64, seat: Seat) -> SettledSeat {
