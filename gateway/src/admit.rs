@@ -278,7 +278,11 @@ fn estimate(call: &Call, body: &Body<'_>, is_limited: bool) -> Estimate {
     }
     let answers = body.answers();
     Estimate {
-        input_bytes: if is_limited { body.readable_bytes() } else { body.len() },
+        input_bytes: if is_limited {
+            body.readable_bytes()
+        } else {
+            body.bytes()
+        },
         max_output: body.max_output().map(|most| most.saturating_mul(answers)),
         answers: match call.api.writes_text() || call.api == Api::OpenAiRealtime {
             true => answers,

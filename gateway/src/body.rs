@@ -121,8 +121,8 @@ impl<'b> Body<'b> {
         self.fields.as_ref().map_or(1, |fields| fields.answers.max(1))
     }
 
-    /// How long it is, decoded.
-    pub fn len(&self) -> u64 {
+    /// Bytes of it, decoded.
+    pub fn bytes(&self) -> u64 {
         self.text.len() as u64
     }
 

@@ -338,11 +338,7 @@ impl Drop for Reservation {
                 (Vec::new(), None)
             }
         };
-        self.ledger.settle(Row {
-            entry,
-            charges,
-            seat,
-        });
+        self.ledger.settle(Row { entry, charges, seat });
     }
 }
 
@@ -367,7 +363,6 @@ impl Ledger {
         let seat = self.shared.journal.settle(hold.seat, &entry.settled());
         (hold.charges, Some(seat))
     }
-
 }
 
 /// Whole milliseconds.

@@ -124,7 +124,8 @@ fn short<const MAX: usize, T: AsRef<str>, S: Serializer>(text: &T, to: S) -> Res
 
 fn short_option<const MAX: usize, T: AsRef<str>, S: Serializer>(text: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
     let text = text.as_ref().map(AsRef::as_ref);
-    text.map(|text: &str| &text[..text.floor_char_boundary(MAX)]).serialize(to)
+    text.map(|text: &str| &text[..text.floor_char_boundary(MAX)])
+        .serialize(to)
 }
 
 /// An [`Opened`] as it was written, to be read again should it be needed: rarely, so that it is kept as it is.
@@ -168,7 +169,11 @@ pub(super) fn opened<'a>(opened: &Opened<impl AsRef<str>>, buffer: &'a mut [u8; 
 }
 
 /// The same for its end. `opened_in` is the segment in which it was opened.
-pub(super) fn settled<'a>(opened_in: u64, settled: &Settled<impl AsRef<str>>, buffer: &'a mut [u8; MAX_SETTLED_BYTES]) -> &'a mut [u8] {
+pub(super) fn settled<'a>(
+    opened_in: u64,
+    settled: &Settled<impl AsRef<str>>,
+    buffer: &'a mut [u8; MAX_SETTLED_BYTES],
+) -> &'a mut [u8] {
     encode(Kind::Settled, &(opened_in, settled), buffer)
 }
 
