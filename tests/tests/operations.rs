@@ -103,6 +103,8 @@ async fn trap_33_no_secret_is_in_the_logs_or_on_the_disk() {
         let world = World::builder()
             .config("log", format!("format = \"{format}\""))
             .config("log", "level = \"trace\"")
+            // Every byte on the disk is looked at.
+            .config("ledger", "segment_bytes = 65536")
             .start()
             .await;
         let mut secrets: Vec<String> = Dialect::ALL.map(|dialect| dialect.key().to_owned()).into();
