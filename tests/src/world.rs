@@ -211,10 +211,32 @@ impl World {
         }
     }
 
+    /// Has every sum of the ledger computed anew from its rows.
+    ///
+    /// # Panics
+    /// When one is another than what gateways have written.
+    pub async fn every_sum_is_right(&self) {
+        let mut command = program("ace-control");
+        command
+            .args(["--state-dir"])
+            .arg(self.state.path())
+            .args(["ledger", "verify"]);
+        command
+            .env("HOME", self.state.path())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let (status, told) = Program::run(command).await;
+        assert!(status.success(), "{told}");
+    }
+
     /// Has only this line in a section of the configuration, from the next start on.
     pub fn configure_instead(&mut self, section: &'static str, line: &str) {
         self.config.insert(section, vec![line.to_owned()]);
         std::fs::write(self.state.path().join("gateway.toml"), toml(&self.config)).expect("a folder of ours");
+    }
+
+    /// Whether nobody but the gateway sees the state.
+    pub fn has_disk(&self) -> bool {
+        self.disk.is_some()
     }
 
     /// The disk that holds the state.

@@ -92,12 +92,12 @@ async fn one_gateway(people: usize) {
 }
 
 #[tokio::test]
-async fn trap_09_of_50_streams_at_once_exactly_those_pass_that_the_limit_holds() {
+async fn trap_09_of_50_streams_exactly_those_pass_that_the_limit_holds() {
     one_gateway(50).await;
 }
 
 #[tokio::test]
-async fn trap_09_of_hundreds_of_streams_at_once_exactly_those_pass_that_the_limit_holds() {
+async fn trap_09_of_hundreds_of_streams_exactly_those_pass_that_the_limit_holds() {
     one_gateway(500).await;
     if thorough() {
         one_gateway(2000).await;

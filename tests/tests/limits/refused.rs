@@ -93,7 +93,7 @@ async fn trap_14_a_minute_that_is_full_says_when_the_next_one_begins() {
 }
 
 #[tokio::test]
-async fn as_many_run_at_once_as_may_and_others_when_these_are_over() {
+async fn as_many_run_together_as_may_and_others_when_these_are_over() {
     let (world, biller) = shop(World::builder()).await;
     limit_alice(&world, json!({"parallel_requests": 4})).await;
     let token = world.alice.proxy_token(None).await;

@@ -71,6 +71,10 @@ async fn account(world: &World, biller: &Biller, outcomes: &[Outcome], kills: &[
         }
     }
     audit.sums_hold(&world.alice).await;
+    if !world.has_disk() {
+        // One that only the gateway sees.
+        world.every_sum_is_right().await;
+    }
     println!(
         "{} calls, {whole} whole, {refused} refused, {} at the provider, {estimates} estimates",
         outcomes.len(),
