@@ -74,8 +74,7 @@ impl Predecessor {
         if path.exists() {
             fs::remove_file(&path)?;
         }
-        let listener = UnixListener::bind(&path)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        let listener = listen(&path)?;
         let stream = accept_within(&listener, patience);
         fs::remove_file(&path)?;
         let stream = stream?;
@@ -87,6 +86,18 @@ impl Predecessor {
     pub fn relieve(mut self) -> io::Result<()> {
         self.0.write_all(&[READY])
     }
+}
+
+/// Listens at `path`, which is there only once somebody listens: whoever sees it may call at once.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let before = path.with_extension("new");
+    if before.exists() {
+        fs::remove_file(&before)?;
+    }
+    let listener = UnixListener::bind(&before)?;
+    fs::set_permissions(&before, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&before, path)?;
+    Ok(listener)
 }
 
 fn accept_within(listener: &UnixListener, patience: Duration) -> io::Result<UnixStream> {
