@@ -46,6 +46,17 @@ pub struct Node {
     _state: TempDir,
 }
 
+/// The other side of a story that fails.
+struct TellsIfItFails<'p>(&'p Program);
+
+impl Drop for TellsIfItFails<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("the other program:\n{}", self.0.log());
+        }
+    }
+}
+
 /// How a world differs from the usual one.
 pub struct WorldBuilder {
     config: Config,
@@ -166,7 +177,9 @@ impl World {
             eventually("the new process to wait", async || waits.exists().then_some(())).await;
             self.gateway.signal(Signal::QUIT);
         };
+        let old = TellsIfItFails(&self.gateway);
         let ((successor, _), ()) = tokio::join!(Program::start(command), hand_over);
+        drop(old);
         std::mem::replace(&mut self.gateway, successor)
     }
 
