@@ -1,6 +1,7 @@
 //! Rows of `request_ledger`: inserting them, and looking up those that were only estimated.
 
 use std::collections::HashSet;
+use std::sync::{Arc, OnceLock};
 
 use ace_migrations::Engine;
 use sqlx::any::{AnyArguments, AnyRow};
@@ -125,9 +126,15 @@ fn charged(row: &AnyRow, truth: &Entry) -> Result<Entry, sqlx::Error> {
     Ok(entry)
 }
 
-fn statement(engine: Engine, rows: usize) -> String {
-    let values = values(engine, COLUMN_COUNT, rows);
-    format!("INSERT INTO request_ledger ({COLUMNS}) VALUES {values} ON CONFLICT (request_id) DO NOTHING")
+/// The statement for so many rows. Its text is long, and wanted some hundred times a second.
+fn statement(engine: Engine, rows: usize) -> Arc<str> {
+    static TEXTS: [OnceLock<Arc<str>>; 2 * (ROWS + 1)] = [const { OnceLock::new() }; 2 * (ROWS + 1)];
+    let text = &TEXTS[(engine as usize) * (ROWS + 1) + rows];
+    let write = || {
+        let values = values(engine, COLUMN_COUNT, rows);
+        format!("INSERT INTO request_ledger ({COLUMNS}) VALUES {values} ON CONFLICT (request_id) DO NOTHING").into()
+    };
+    text.get_or_init(write).clone()
 }
 
 fn bind<'q>(query: Query<'q, Any, AnyArguments>, row: &Entry, gateway_id: &str) -> Query<'q, Any, AnyArguments> {

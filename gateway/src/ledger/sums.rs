@@ -1,10 +1,11 @@
 //! The sums that each batch of rows adds to: usage by hour and day, and what every account has used of its day and month.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use ace_migrations::Engine;
-use ace_policies::quota::{Amounts, Bucket, Period};
-use ace_policies::usage::Source;
+use ace_policies::quota::{Account, Amounts, Bucket, Period};
+use ace_policies::usage::is_error;
+use ace_policies::{KeyId, Provider, TenantId, UserId};
 use sqlx::any::AnyArguments;
 use sqlx::query::Query;
 use sqlx::{Any, AnyConnection};
@@ -18,10 +19,21 @@ const ROWS: usize = 16;
 
 /// The sums of some rows, to be added to those in the database.
 #[derive(Default)]
-pub struct Sums {
-    used: BTreeMap<Bucket, Used>,
-    hourly: BTreeMap<Hour, Totals>,
-    daily: BTreeMap<Day, Totals>,
+pub struct Sums<'r> {
+    /// Rows that have everything in common that is summed up by: nearly always few.
+    groups: HashMap<Group<'r>, Totals, ahash::RandomState>,
+    leased: HashMap<Bucket, Amounts, ahash::RandomState>,
+}
+
+/// What a row is summed up by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Group<'r> {
+    hour_ms: i64,
+    day_ms: i64,
+    month_ms: i64,
+    accounts: [Option<Account>; 5],
+    provider: Provider,
+    model: &'r str,
 }
 
 /// What a bucket has used: by requests that charge a lease, and all in all.
@@ -45,9 +57,11 @@ pub struct Settled {
 
 type Hour = (i64, i64, i64, String, &'static str, i64, String);
 type Day = (i64, i64, i64, String, String, &'static str, i64, String);
-/// Requests, errors, estimated ones, eight token classes, cost, time to first byte, duration.
-type Totals = [i64; 14];
+/// Requests, errors, estimated ones, eight token classes, cost, time to first byte, duration; behind them what is charged and not
+/// summed up by itself: requests.
+type Totals = [i64; COUNTS];
 
+const COUNTS: usize = 15;
 const TOTALS: [&str; 14] = [
     "requests",
     "errors",
@@ -84,58 +98,92 @@ const DAY: [&str; 8] = [
     "model",
 ];
 
-impl Sums {
+impl<'r> Sums<'r> {
     /// Adds a row that is new.
-    pub fn add(&mut self, row: &Row) {
+    pub fn add(&mut self, row: &'r Row) {
         self.count(&row.entry, 1);
         let amounts = row.entry.amounts();
         for charge in row.charges.iter().filter(|charge| charge.bucket.period.is_settled()) {
-            let used = self.used.entry(charge.bucket).or_default();
-            used.leased = used.leased.plus(charge.caps.limited(amounts));
+            let leased = self.leased.entry(charge.bucket).or_default();
+            *leased = leased.plus(charge.caps.limited(amounts));
         }
     }
 
     /// Takes an entry out again that was there before.
-    pub fn take_back(&mut self, entry: &Entry) {
+    pub fn take_back(&mut self, entry: &'r Entry) {
         self.count(entry, -1);
     }
 
-    fn count(&mut self, entry: &Entry, sign: i64) {
-        let amounts = entry.amounts();
-        if !amounts.is_zero() {
-            let amounts =
-                [amounts.tokens, amounts.requests, amounts.cost_micro_usd].map(|amount| sign * signed(amount));
-            for bucket in buckets(entry) {
-                add(&mut self.used.entry(bucket).or_default().all, amounts);
+    fn count(&mut self, entry: &'r Entry, sign: i64) {
+        let totals = totals(entry).map(|total| sign * total);
+        add(self.groups.entry(Group::of(entry)).or_default(), totals);
+    }
+
+    /// What every bucket has used.
+    fn used(&self) -> BTreeMap<Bucket, Used> {
+        let mut used = BTreeMap::<_, Used>::new();
+        for (group, totals) in &self.groups {
+            let amounts = amounts(totals);
+            if amounts != [0; 3] {
+                for bucket in group.buckets() {
+                    add(&mut used.entry(bucket).or_default().all, amounts);
+                }
             }
         }
-        let totals = totals(entry).map(|total| sign * total);
-        let text = |id: Option<String>| id.unwrap_or_default();
-        let (tenant, user, key) = (
-            entry.claims.tenant.0,
-            entry.claims.user.0,
-            entry.key.map_or(0, |key| key.0),
-        );
-        let machine = text(entry.claims.machine.map(|machine| machine.to_string()));
-        let session = text(entry.claims.session.map(|session| session.to_string()));
-        let (provider, model) = (entry.provider.as_str(), storable(entry.model()));
-        let hour = entry.started_at_ms - entry.started_at_ms.rem_euclid(HOUR_MS);
-        let hour = (hour, tenant, user, machine.clone(), provider, key, model.clone());
-        add(self.hourly.entry(hour).or_default(), totals);
-        let day = (entry.day.start_ms, tenant, user, session, machine, provider, key, model);
-        add(self.daily.entry(day).or_default(), totals);
+        for (bucket, leased) in self.leased.iter().filter(|(_, leased)| !leased.is_zero()) {
+            used.entry(*bucket).or_default().leased = *leased;
+        }
+        used
+    }
+
+    fn hourly(&self) -> BTreeMap<Hour, Totals> {
+        let mut sums = BTreeMap::new();
+        for (group, totals) in &self.groups {
+            let [tenant, user, _, machine, key] = group.columns();
+            let hour = (
+                group.hour_ms,
+                tenant.0,
+                user.0,
+                machine.1,
+                group.provider.as_str(),
+                key.0,
+                storable(group.model),
+            );
+            add(sums.entry(hour).or_insert([0; COUNTS]), *totals);
+        }
+        sums
+    }
+
+    fn daily(&self) -> BTreeMap<Day, Totals> {
+        let mut sums = BTreeMap::new();
+        for (group, totals) in &self.groups {
+            let [tenant, user, session, machine, key] = group.columns();
+            let provider = group.provider.as_str();
+            let day = (
+                group.day_ms,
+                tenant.0,
+                user.0,
+                session.1,
+                machine.1,
+                provider,
+                key.0,
+                storable(group.model),
+            );
+            add(sums.entry(day).or_insert([0; COUNTS]), *totals);
+        }
+        sums
     }
 
     /// Adds them to the database, in an order that is the same for everybody, so that nobody waits in a circle. Gives what every
     /// bucket has used now; its row is locked until the transaction ends.
     pub async fn write(
-        self,
+        &self,
         connection: &mut AnyConnection,
         engine: Engine,
         now_ms: i64,
     ) -> Result<Vec<Settled>, sqlx::Error> {
-        let mut settled = Vec::with_capacity(self.used.len());
-        let used: Vec<_> = self.used.into_iter().collect();
+        let used: Vec<_> = self.used().into_iter().collect();
+        let mut settled = Vec::with_capacity(used.len());
         // Corrections, which may be below zero, go alone.
         for chunk in used.chunk_by(|(_, one), (_, other)| !one.is_correction() && !other.is_correction()) {
             for chunk in chunk.chunks(ROWS) {
@@ -145,17 +193,20 @@ impl Sums {
                 });
             }
         }
-        let hourly: Vec<_> = self.hourly.into_iter().collect();
+        let hourly: Vec<_> = self.hourly().into_iter().collect();
         for chunk in hourly.chunks(ROWS) {
             let text = statement(engine, "usage_hourly", &HOUR, &TOTALS, chunk.len());
             let mut query = sqlx::query(sqlx::AssertSqlSafe(text));
             for ((hour, tenant, user, machine, provider, key, model), totals) in chunk {
                 query = query.bind(*hour).bind(*tenant).bind(*user).bind(machine.clone());
-                query = bind_all(query.bind(*provider).bind(*key).bind(model.clone()), totals);
+                query = bind_all(
+                    query.bind(*provider).bind(*key).bind(model.clone()),
+                    &totals[..TOTALS.len()],
+                );
             }
             query.execute(&mut *connection).await?;
         }
-        let daily: Vec<_> = self.daily.into_iter().collect();
+        let daily: Vec<_> = self.daily().into_iter().collect();
         for chunk in daily.chunks(ROWS) {
             let text = statement(engine, "usage_daily", &DAY, &TOTALS, chunk.len());
             let mut query = sqlx::query(sqlx::AssertSqlSafe(text));
@@ -166,7 +217,10 @@ impl Sums {
                     .bind(*user)
                     .bind(session.clone())
                     .bind(machine.clone());
-                query = bind_all(query.bind(*provider).bind(*key).bind(model.clone()), totals);
+                query = bind_all(
+                    query.bind(*provider).bind(*key).bind(model.clone()),
+                    &totals[..TOTALS.len()],
+                );
             }
             query.execute(&mut *connection).await?;
         }
@@ -241,26 +295,50 @@ async fn add_used(
     settled.collect()
 }
 
-/// The day and the month of every account that an entry is charged to.
-fn buckets(entry: &Entry) -> impl Iterator<Item = Bucket> {
-    let day = entry.day;
-    entry.accounts().into_iter().flatten().flat_map(move |account| {
-        [(Period::Day, day.start_ms), (Period::Month, day.month_start_ms)].map(|(period, start_ms)| Bucket {
-            account,
-            period,
-            start_ms,
+impl<'r> Group<'r> {
+    fn of(entry: &'r Entry) -> Self {
+        Self {
+            hour_ms: entry.started_at_ms - entry.started_at_ms.rem_euclid(HOUR_MS),
+            day_ms: entry.day.start_ms,
+            month_ms: entry.day.month_start_ms,
+            accounts: entry.accounts(),
+            provider: entry.provider,
+            model: entry.model(),
+        }
+    }
+
+    /// The day and the month of every account that is charged.
+    fn buckets(&self) -> impl Iterator<Item = Bucket> {
+        let periods = [(Period::Day, self.day_ms), (Period::Month, self.month_ms)];
+        self.accounts.into_iter().flatten().flat_map(move |account| {
+            periods.map(|(period, start_ms)| Bucket {
+                account,
+                period,
+                start_ms,
+            })
         })
-    })
+    }
+
+    /// Tenant, user, session, machine and key, as a number and as a text: 0 and "" where there is none.
+    fn columns(&self) -> [(i64, String); 5] {
+        let [user, tenant, session, machine, key] = self.accounts;
+        [tenant, user, session, machine, key].map(|account| match account {
+            Some(Account::User(UserId(id)) | Account::Tenant(TenantId(id)) | Account::ProviderKey(KeyId(id))) => {
+                (id, String::new())
+            }
+            Some(account) => (0, account.id()),
+            None => (0, String::new()),
+        })
+    }
 }
 
 fn totals(entry: &Entry) -> Totals {
     let usage = &entry.usage;
-    let is_error = entry.status >= 400 || entry.error_kind.is_some();
-    let is_estimated = matches!(entry.source, Source::Estimated | Source::Partial);
+    let is_error = is_error(entry.status, entry.error_kind);
     [
         1,
         i64::from(is_error),
-        i64::from(is_estimated),
+        i64::from(entry.source.is_estimated()),
         signed(usage.input),
         signed(usage.cache_read),
         signed(usage.cache_write_5m),
@@ -272,7 +350,30 @@ fn totals(entry: &Entry) -> Totals {
         signed(entry.cost_micro_usd),
         signed(entry.ttfb_ms.unwrap_or(0)),
         signed(entry.duration_ms),
+        signed(entry.charged_requests),
     ]
+}
+
+/// Tokens, requests and cost that are charged.
+fn amounts(totals: &Totals) -> [i64; 3] {
+    let [
+        _,
+        _,
+        _,
+        input,
+        read,
+        write_5m,
+        write_1h,
+        output,
+        _,
+        _,
+        _,
+        cost,
+        _,
+        _,
+        requests,
+    ] = totals;
+    [input + read + write_5m + write_1h + output, *requests, *cost]
 }
 
 fn add<const N: usize>(sums: &mut [i64; N], more: [i64; N]) {

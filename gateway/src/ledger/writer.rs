@@ -291,14 +291,16 @@ pub async fn record(
         return Ok(Vec::new());
     }
     let mut new = insert(db.engine, connection, rows, gateway_id).await?;
-    let mut sums = Sums::default();
+    let mut lost = Vec::new();
     if new.len() < rows.len() {
         let known: Vec<&Row> = rows.iter().filter(|row| !new.contains(&row.entry.request_id)).collect();
-        for (row, lost) in lost_entries(connection, &known).await? {
-            delete(connection, &lost.request_id).await?;
-            sums.take_back(&lost);
-            new.extend(insert(db.engine, connection, std::slice::from_ref(row), gateway_id).await?);
-        }
+        lost = lost_entries(connection, &known).await?;
+    }
+    let mut sums = Sums::default();
+    for (row, lost) in &lost {
+        delete(connection, &lost.request_id).await?;
+        sums.take_back(lost);
+        new.extend(insert(db.engine, connection, std::slice::from_ref(*row), gateway_id).await?);
     }
     let mut seen = HashSet::with_capacity(new.len());
     for row in rows.iter().filter(|row| new.contains(&row.entry.request_id)) {
