@@ -148,9 +148,10 @@ async fn trap_10_leases_that_are_over_let_only_those_pass_who_need_none() {
     let bob = world.joins("bob").await;
     let unlimited = bob.proxy_token(None).await;
     let mut outcomes = vec![call(&world, &token).await];
+    // Who is new is looked up, which takes a database.
+    let mut bobs = vec![call(&world, &unlimited).await];
     line.cut();
     outcomes.extend(call_until(&world, &token, &[503]).await);
-    let mut bobs = Vec::new();
     for _ in 0..20 {
         bobs.push(call(&world, &unlimited).await);
         assert_eq!(bobs[bobs.len() - 1].status(), 200);
