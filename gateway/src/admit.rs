@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ace_policies::KeyId;
-use ace_policies::quota::Day;
 use ace_policies::token::{Claims, kid_of};
-use ace_policies::usage::{Source, Usage};
 use http::HeaderMap;
 use moka::sync::Cache;
 use uuid::Uuid;
@@ -302,31 +300,11 @@ fn unavailable(message: &'static str) -> Refusal {
 fn new_entry(claims: &Arc<Claims>, call: &Call, arrival: &Arrival<'_>, key: Option<KeyId>) -> Entry {
     let path = arrival.target.split_once('?').map_or(arrival.target, |(path, _)| path);
     Entry {
-        request_id: arrival.request_id,
-        claims: claims.clone(),
-        provider: call.provider,
         key,
         method: arrival.method.clone(),
         path: path.to_owned(),
-        model_asked: None,
-        model_served: None,
-        // Until there is another, the client left before there was an answer.
-        status: 499,
-        error_kind: Some("client_gone"),
-        usage: Usage::default(),
-        source: Source::None,
-        streamed: false,
-        started_at_ms: arrival.started_at_ms,
-        ttfb_ms: None,
-        duration_ms: 0,
         bytes_in: arrival.bytes_in,
-        bytes_out: 0,
-        upstream_request_id: None,
-        service_tier: None,
-        cost_micro_usd: 0,
-        price: None,
-        charged_requests: 0,
-        day: Day::default(),
+        ..Entry::new(arrival.request_id, claims.clone(), call.provider, arrival.started_at_ms)
     }
 }
 

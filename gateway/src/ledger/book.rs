@@ -7,45 +7,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use ace_policies::quota::{Account, Amounts, Bucket, Day, Limit, Metric, Period};
+use ace_policies::quota::{Account, Amounts, Bucket, Limit, Metric, Period};
 use parking_lot::Mutex;
+
+use super::charge::Charge;
 
 /// How long an answer that there is not enough left is believed.
 const DENIAL_HOLDS: Duration = Duration::from_millis(200);
-
-/// A share of a bucket that a request takes: only of metrics that are limited there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Charge {
-    /// The bucket.
-    pub bucket: Bucket,
-    /// Where the period ends, UTC milliseconds; `None` for what is open.
-    pub ends_ms: Option<i64>,
-    /// What is limited in it, by metric.
-    pub caps: Caps,
-    /// How much of it is reserved.
-    pub reserved: Amounts,
-}
-
-/// The limits of one bucket: at most one for each metric.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Caps([Option<Limit>; 3]);
-
-impl Caps {
-    /// The limit on a metric.
-    pub const fn of(&self, metric: Metric) -> Option<Limit> {
-        self.0[metric as usize]
-    }
-
-    /// What of `amounts` is limited here.
-    pub fn limited(&self, mut amounts: Amounts) -> Amounts {
-        for metric in Metric::ALL {
-            if self.of(metric).is_none() {
-                *amounts.of_mut(metric) = 0;
-            }
-        }
-        amounts
-    }
-}
 
 /// What of a bucket is too little.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,58 +52,6 @@ pub enum Shortage {
     Denied(Box<Denial>),
     /// The leases are others' by now: the database was away for too long.
     Expired,
-}
-
-/// The charges of a request: one for each bucket in which something is limited.
-pub fn charges<'l>(
-    accounts: impl Iterator<Item = (Account, &'l [Limit])>,
-    day: &Day,
-    at_ms: i64,
-    estimate: Amounts,
-) -> Vec<Charge> {
-    let mut charges: Vec<Charge> = Vec::new();
-    for (account, limits) in accounts {
-        for limit in limits {
-            let period = limit.name.period();
-            let (start_ms, ends_ms) = day.bounds(period, at_ms);
-            let bucket = Bucket {
-                account,
-                period,
-                start_ms,
-            };
-            let at = charges
-                .iter()
-                .position(|charge| charge.bucket == bucket)
-                .unwrap_or(charges.len());
-            if at == charges.len() {
-                charges.reserve(8);
-                charges.push(Charge {
-                    bucket,
-                    ends_ms,
-                    caps: Caps::default(),
-                    reserved: Amounts::default(),
-                });
-            }
-            charges[at].caps.0[limit.name.metric() as usize] = Some(*limit);
-        }
-    }
-    for charge in &mut charges {
-        charge.reserved = charge.caps.limited(estimate);
-    }
-    charges
-}
-
-/// Leaves limits of a dry run out of account. Gives whether there were any.
-pub fn leave_out_dry_runs(charges: &mut Vec<Charge>) -> bool {
-    let mut any = false;
-    for charge in charges.iter_mut() {
-        for cap in &mut charge.caps.0 {
-            any |= cap.take_if(|limit| limit.dry_run).is_some();
-        }
-        charge.reserved = charge.caps.limited(charge.reserved);
-    }
-    charges.retain(|charge| charge.caps != Caps::default());
-    any
 }
 
 /// What is held of every limited bucket.
@@ -300,14 +216,14 @@ impl Book {
         }
     }
 
-    /// Takes out what is not needed: everything of periods that have ended, and what has been free for as long as `idle`, if given.
+    /// Takes out what is not needed: everything of periods that have ended, and what has been free for as long as `idle`.
     /// Buckets that nothing is under way in are forgotten, those of minutes with all that was used in them.
-    pub fn sweep(&self, at_ms: i64, now: Instant, idle: Option<Duration>) -> Vec<Idle> {
+    pub fn sweep(&self, at_ms: i64, now: Instant, idle: Duration) -> Vec<Idle> {
         let mut pages = self.0.lock();
         let mut out = Vec::new();
         pages.buckets.retain(|bucket, held| {
             let ended = held.ends_ms.is_some_and(|end| end <= at_ms);
-            let unused = idle.is_some_and(|idle| held.used_at + idle <= now);
+            let unused = held.used_at + idle <= now;
             if !ended && !unused {
                 return true;
             }
@@ -324,29 +240,6 @@ impl Book {
             !(held.reserved.is_zero() && held.spent.is_zero() && held.free == [0; 3])
         });
         out
-    }
-
-    /// Everything that is free, taken out: the process ends.
-    pub fn empty(&self) -> Vec<Idle> {
-        let mut pages = self.0.lock();
-        let idle = pages.buckets.iter_mut().map(|(bucket, held)| {
-            let rest = held.free_amounts();
-            held.take_free(rest);
-            Idle { bucket: *bucket, rest }
-        });
-        idle.filter(|idle| !idle.rest.is_zero()).collect()
-    }
-
-    /// What is held of a bucket: free, reserved and spent of a metric.
-    #[cfg(test)]
-    pub fn standing(&self, bucket: &Bucket, metric: Metric) -> Option<(i64, u64, u64)> {
-        let pages = self.0.lock();
-        let held = pages.buckets.get(bucket)?;
-        Some((
-            held.free[metric as usize],
-            held.reserved.of(metric),
-            held.spent.of(metric),
-        ))
     }
 }
 

@@ -208,7 +208,7 @@ impl Lessor {
     }
 
     async fn keep_house(&mut self) -> Result<(), LeaseError> {
-        let rests = self.book.sweep(now_ms(), Instant::now(), Some(IDLE));
+        let rests = self.book.sweep(now_ms(), Instant::now(), IDLE);
         if !rests.is_empty() {
             self.release(&rests).await?;
         }
@@ -257,13 +257,16 @@ impl Lessor {
             "the database was away for so long that the leases of this process were given to others; starting anew"
         );
         let at = Instant::now();
-        let joined = {
-            let _turn = self.turns.take().await;
-            patiently(self.leases.join()).await
-        };
-        if joined.is_ok() {
+        if self.join_anew().await.is_ok() {
             self.beaten(at);
         }
+    }
+
+    /// Joins again, without what was held: the leases are good for use again only when the book knows that they are gone.
+    async fn join_anew(&self) -> Result<(), LeaseError> {
+        let _turn = self.turns.take().await;
+        patiently(self.leases.join()).await?;
+        self.settle_doubts().await
     }
 }
 

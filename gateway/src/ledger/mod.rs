@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use ace_policies::quota::{Calendar, Day};
+use ace_policies::quota::{Amounts, Calendar, Day};
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
-use self::book::{Book, Charge, Denial, Reserved, Shortage, leave_out_dry_runs};
+use self::book::{Book, Denial, Reserved, Shortage};
+use self::charge::{Charge, leave_out_dry_runs};
 use self::journal::Journal;
 use self::lessor::Lessees;
 use self::row::{Entry, Row};
@@ -23,6 +24,7 @@ use crate::prices::Prices;
 use crate::refusal::{Refusal, Spent};
 
 pub mod book;
+pub mod charge;
 mod estate;
 mod insert;
 pub mod journal;
@@ -181,7 +183,7 @@ impl Ledger {
     }
 
     /// Takes charges where that is possible without waiting, and asks for what is missing.
-    fn take_now(&self, charges: &mut [Charge], more: ace_policies::quota::Amounts) -> bool {
+    fn take_now(&self, charges: &mut [Charge], more: Amounts) -> bool {
         match self.shared.book.extend(charges, more, Instant::now()) {
             Ok(reserved) => {
                 self.note(reserved);

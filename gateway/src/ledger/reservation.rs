@@ -7,11 +7,11 @@ use ace_policies::price::Price;
 use ace_policies::quota::Amounts;
 use ace_policies::usage::{Source, Usage};
 
-use super::book::{Charge, charges};
+use super::charge::{Charge, charges};
 use super::journal::{Seat, SettledSeat};
 use super::row::{Entry, Row};
 use super::writer::Message;
-use super::{Ledger, Untaken, unavailable};
+use super::{Ledger, LedgerOptions, Untaken, unavailable};
 use crate::provider::{Meter, RealtimeMeter, tokens_in};
 use crate::refusal::Refusal;
 use crate::snapshot::Limits;
@@ -32,6 +32,20 @@ pub struct Estimate {
     pub answers: u64,
     /// The service tier that it asks for.
     pub service_tier: Option<String>,
+}
+
+impl Estimate {
+    /// Tokens of input and output to be reserved.
+    fn tokens(&self, options: &LedgerOptions) -> (u64, u64) {
+        let input = self.input_bytes.div_ceil(options.bytes_per_token);
+        let output = match self.answers {
+            0 => 0,
+            answers => self
+                .max_output
+                .unwrap_or(options.default_output.saturating_mul(answers)),
+        };
+        (input, output)
+    }
 }
 
 /// A request's row in the making. Dropping it settles it.
@@ -89,13 +103,7 @@ impl Reservation {
             entry.key,
             entry.started_at_ms,
         );
-        let input = estimate.input_bytes.div_ceil(options.bytes_per_token);
-        let output = match estimate.answers {
-            0 => 0,
-            answers => estimate
-                .max_output
-                .unwrap_or(options.default_output.saturating_mul(answers)),
-        };
+        let (input, output) = estimate.tokens(options);
         let amounts = Amounts {
             tokens: input.saturating_add(output),
             requests: 1,

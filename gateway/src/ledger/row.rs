@@ -9,7 +9,7 @@ use ace_policies::{KeyId, Provider};
 use http::Method;
 use uuid::Uuid;
 
-use super::book::Charge;
+use super::charge::Charge;
 use super::journal::{Opened, Settled, SettledSeat};
 
 /// The `error_kind` of a request whose gateway died before it was settled.
@@ -92,6 +92,37 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// A request of which nothing is known but who called. Until there is another, its end is that the client left before there was an
+    /// answer.
+    pub fn new(request_id: Uuid, claims: Arc<Claims>, provider: Provider, started_at_ms: i64) -> Self {
+        Self {
+            request_id,
+            claims,
+            provider,
+            key: None,
+            method: Method::GET,
+            path: String::new(),
+            model_asked: None,
+            model_served: None,
+            status: 499,
+            error_kind: Some("client_gone"),
+            usage: Usage::default(),
+            source: Source::None,
+            streamed: false,
+            started_at_ms,
+            ttfb_ms: None,
+            duration_ms: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            upstream_request_id: None,
+            service_tier: None,
+            cost_micro_usd: 0,
+            price: None,
+            charged_requests: 0,
+            day: Day::default(),
+        }
+    }
+
     /// Whom it is charged to: user, tenant, session, machine, provider key.
     pub fn accounts(&self) -> [Option<Account>; 5] {
         [
@@ -177,26 +208,15 @@ impl Entry {
             generation: 0,
         };
         Self {
-            request_id: opened.request_id,
-            claims: Arc::new(claims),
-            provider: opened.provider,
             key: opened.key,
             method: opened.method.parse().unwrap_or_default(),
             path: opened.path.clone(),
             model_asked: opened.model_asked.clone(),
-            model_served: None,
-            status: 499,
             error_kind: Some(LOST),
             usage: opened.estimate,
             source: Source::Estimated,
             streamed: opened.streamed,
-            started_at_ms: opened.started_at_ms,
-            ttfb_ms: None,
-            duration_ms: 0,
             bytes_in: opened.bytes_in,
-            bytes_out: 0,
-            upstream_request_id: None,
-            service_tier: None,
             cost_micro_usd: opened.estimate_cost_micro_usd,
             price: opened.price.clone(),
             charged_requests: 1,
@@ -205,6 +225,12 @@ impl Entry {
                 month_start_ms: opened.month_start_ms,
                 ..Day::default()
             },
+            ..Self::new(
+                opened.request_id,
+                Arc::new(claims),
+                opened.provider,
+                opened.started_at_ms,
+            )
         }
     }
 

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use ace_migrations::Db;
 use ace_migrations::testing::{TestDatabase, test_databases};
 use ace_policies::config::Config;
-use ace_policies::quota::Day;
 use ace_policies::token::Claims;
 use ace_policies::usage::{Source, Usage};
 use ace_policies::vault::{MasterKey, Vault};
@@ -15,9 +14,10 @@ use ace_policies::{KeyId, Provider, TenantId, UserId};
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::leases::Leases;
 use super::row::Entry;
 use super::tasks::{Around, Tasks, start};
-use super::{Estimate, Ledger, Reservation};
+use super::{Estimate, Ledger, Reservation, estate};
 use crate::clock::{now_ms, request_id};
 use crate::metrics::Metrics;
 use crate::prices::Prices;
@@ -147,30 +147,12 @@ pub(super) fn entry(user: i64) -> Entry {
     };
     let now = now_ms();
     Entry {
-        request_id: request_id(now),
-        claims: Arc::new(claims),
-        provider: Provider::Anthropic,
         key: Some(KeyId(3)),
         method: http::Method::POST,
         path: "/v1/messages".to_owned(),
         model_asked: Some("claude-sonnet-4-5".to_owned()),
-        model_served: None,
-        status: 499,
-        error_kind: Some("client_gone"),
-        usage: Usage::default(),
-        source: Source::None,
         streamed: true,
-        started_at_ms: now,
-        ttfb_ms: Some(2),
-        duration_ms: 0,
-        bytes_in: 4,
-        bytes_out: 5,
-        upstream_request_id: None,
-        service_tier: None,
-        cost_micro_usd: 0,
-        price: None,
-        charged_requests: 0,
-        day: Day::default(),
+        ..Entry::new(request_id(now), Arc::new(claims), Provider::Anthropic, now)
     }
 }
 
@@ -388,4 +370,47 @@ async fn a_process_that_is_gone_with_its_disk_is_charged_what_the_database_was_t
         house.close().await;
         assert_eq!(number(db, LEASED).await, 0);
     }
+}
+
+#[tokio::test]
+async fn a_process_that_was_taken_for_dead_does_not_go_on_with_what_others_have_by_now() {
+    for database in databases().await {
+        let (db, others) = (&database.db, folder());
+        let folder = folder();
+        limit(db, "tokens_per_day", 1000).await;
+        let mut config = config();
+        config.ledger.lease_ttl_s = 1;
+        let house = House::open(db.clone(), folder.path().join("j"), &config).await;
+        answered(house.admit(50, 50).await.expect("within"), 50, 50);
+        take_for_dead(db, &house).await;
+        let other = House::open(db.clone(), others.path().join("j"), &super::tests::config()).await;
+        let rest = other
+            .admit(450, 450)
+            .await
+            .expect("all the rest: nobody holds any of it");
+        // It notices, and joins again.
+        while number(db, "SELECT COUNT(*) FROM ledger_instances").await < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let refusal = house.admit(1, 1).await.err().expect("nothing is left");
+        assert_eq!(refusal.reason(), "quota_exceeded", "{}", refusal.message());
+        answered(rest, 450, 450);
+        house.close().await;
+        other.close().await;
+        assert_eq!((number(db, USED_TODAY).await, number(db, LEASED).await), (1000, 0));
+    }
+}
+
+/// What others do with a process that they have not heard of for long, once its row is written.
+async fn take_for_dead(db: &Db, house: &House) {
+    while number(db, ROWS).await == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let instance = house.tasks.journal().instance().to_string();
+    let text = "UPDATE ledger_instances SET expires_at = 0 WHERE instance_id = $1";
+    let expired = sqlx::query(text).bind(instance.clone()).execute(&db.write).await;
+    expired.expect("updates");
+    let ttl = Duration::from_secs(1);
+    let leases = Leases::new(db.clone(), "another".to_owned(), "test".to_owned(), ttl);
+    estate::give_up(&leases, &instance).await.expect("gives up");
 }

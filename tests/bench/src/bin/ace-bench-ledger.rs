@@ -19,7 +19,6 @@ use ace_gateway::snapshot::Limits;
 use ace_gateway::store::{Refresher, Store};
 use ace_migrations::{Db, Options};
 use ace_policies::config::Config;
-use ace_policies::quota::Day;
 use ace_policies::token::Claims;
 use ace_policies::usage::{Source, Usage};
 use ace_policies::vault::{MasterKey, Vault};
@@ -251,30 +250,16 @@ const MODELS: [&str; 4] = [
 fn entry(claims: &Arc<Claims>, number: u64, ago_ms: i64) -> Entry {
     let now = now_ms() - ago_ms;
     Entry {
-        request_id: request_id(now),
-        claims: claims.clone(),
-        provider: Provider::Anthropic,
         key: Some(KeyId(3)),
         method: "POST".parse().unwrap_or_default(),
         path: "/v1/messages".to_owned(),
         model_asked: Some(MODELS[usize::try_from(number / 1000).unwrap_or(0) % MODELS.len()].to_owned()),
-        model_served: None,
-        status: 499,
-        error_kind: Some("client_gone"),
-        usage: Usage::default(),
-        source: Source::None,
         streamed: true,
-        started_at_ms: now,
         ttfb_ms: Some(2),
-        duration_ms: 0,
         bytes_in: 3_000,
         bytes_out: 900,
         upstream_request_id: Some("req_0123456789abcdef".to_owned()),
-        service_tier: None,
-        cost_micro_usd: 0,
-        price: None,
-        charged_requests: 0,
-        day: Day::default(),
+        ..Entry::new(request_id(now), claims.clone(), Provider::Anthropic, now)
     }
 }
 

@@ -5,7 +5,6 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use ace_policies::config::Fsync;
 use uuid::Uuid;
@@ -187,33 +186,5 @@ fn a_full_file_system_refuses_and_loses_nothing() {
     let output = child("fills_a_small_disk", dir.path(), Some(script)).output();
     let output = output.expect("unshare, of util-linux");
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    if said.contains("unshare:") || said.contains("mount:") {
-        eprintln!("not tested: no mounts allowed here: {said}");
-        return;
-    }
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
-}
-
-/// Prints what the two records of a request cost. Meant for an optimised build.
-#[test]
-#[ignore = "a measurement"]
-fn what_a_request_costs() {
-    const REQUESTS: u64 = 200_000;
-    for fsync in [Fsync::Never, Fsync::Interval] {
-        let dir = directory();
-        let options = JournalOptions {
-            fsync,
-            interval: Duration::from_millis(5),
-            segment_bytes: 16 << 20,
-        };
-        let journal = Journal::start(dir.path(), Uuid::new_v4(), options).expect("room");
-        let (opened, settled) = (opened_sample(1), settled_sample(1));
-        let begun = Instant::now();
-        for _ in 0..REQUESTS {
-            let (seat, _) = journal.open(&opened).expect("room");
-            journal.forget([journal.settle(seat, &settled)]);
-        }
-        let each = begun.elapsed() / u32::try_from(REQUESTS).expect("small");
-        println!("{}: {each:?} for a request", fsync.as_str());
-    }
 }
