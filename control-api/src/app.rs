@@ -13,6 +13,7 @@ use axum::{Router, middleware};
 use sqlx::Row;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
+use uuid::Uuid;
 
 use crate::audit::{self, Entry};
 use crate::body::MAX_BODY_BYTES;
@@ -20,9 +21,13 @@ use crate::door::{self, Door};
 use crate::error::ApiError;
 use crate::keys::MasterKeys;
 use crate::password::Passwords;
+use crate::record::Record;
+use crate::wakeups::Wakeups;
 use crate::write::Write;
 use crate::{
-    Clock, ControlConfig, home, login, meta, openapi, prices, provider_keys, proxy_tokens, quotas, tokens, usage, users,
+    Clock, ControlConfig, agents, approvals, assignments, chance, explain, files, home, install, live, login, machines,
+    meta, notifications, openapi, output, prices, provider_keys, proxy_tokens, push_subscriptions, quotas, sessions,
+    setup, tenants, tokens, usage, users, webhooks,
 };
 
 /// The control plane. Cheap to clone; all clones are one.
@@ -37,6 +42,8 @@ struct Inner {
     audit_keys: audit::Keys,
     edge_keys: Vec<Subkey>,
     passwords: Passwords,
+    wakeups: Wakeups,
+    node_id: Uuid,
 }
 
 /// Whom a socket's requests may come from.
@@ -64,6 +71,8 @@ impl App {
             audit_keys: audit::Keys::new(all()),
             edge_keys: all().map(|key| key.subkey(purpose::GATEWAY_HEADERS)).collect(),
             passwords: Passwords::new(),
+            wakeups: Wakeups::default(),
+            node_id: chance::id(),
             db,
         }));
         app.refuse_unknown_keys().await?;
@@ -104,6 +113,11 @@ impl App {
         Write::begin(self.clone(), entry).await
     }
 
+    /// Begins a write that is no person's act: what an agent reports, what time brings. It is not audited.
+    pub(crate) async fn record(&self) -> Result<Record, ApiError> {
+        Record::begin(self.clone()).await
+    }
+
     pub fn config(&self) -> &ControlConfig {
         &self.0.config
     }
@@ -124,6 +138,15 @@ impl App {
     /// The keys that a gateway may have signed its headers with: a new master key reaches the nodes one by one.
     pub(crate) fn edge_keys(&self) -> &[Subkey] {
         &self.0.edge_keys
+    }
+
+    pub(crate) fn wakeups(&self) -> &Wakeups {
+        &self.0.wakeups
+    }
+
+    /// This process among the control nodes.
+    pub(crate) fn node_id(&self) -> Uuid {
+        self.0.node_id
     }
 
     pub(crate) fn passwords(&self) -> &Passwords {
@@ -173,6 +196,21 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .merge(prices::routes())
         .merge(audit::routes())
         .merge(meta::routes())
+        .merge(tenants::routes())
+        .merge(machines::routes())
+        .merge(assignments::routes())
+        .merge(agents::routes())
+        .merge(files::routes())
+        .merge(install::routes())
+        .merge(sessions::routes())
+        .merge(output::routes())
+        .merge(approvals::routes())
+        .merge(notifications::routes())
+        .merge(push_subscriptions::routes())
+        .merge(webhooks::routes())
+        .merge(live::routes())
+        .merge(explain::routes())
+        .merge(setup::routes())
 }
 
 async fn wrong_method() -> ApiError {

@@ -2,7 +2,10 @@
 //!
 //! `App` is the whole of it as a value; `serve` puts it behind a socket. LLM traffic never comes here.
 
+mod agents;
 mod app;
+mod approvals;
+mod assignments;
 mod audit;
 mod body;
 mod bootstrap;
@@ -11,27 +14,42 @@ mod clock;
 mod config;
 mod door;
 mod error;
+mod explain;
+mod files;
 mod home;
+mod install;
 pub mod keys;
 pub mod ledger;
+mod live;
 mod lockout;
 mod login;
+mod machines;
 mod meta;
+mod notifications;
 mod openapi;
+mod output;
 mod page;
 mod password;
 mod prices;
 mod provider_keys;
 mod proxy_tokens;
+mod push_subscriptions;
+mod queue;
 mod quotas;
+mod record;
 mod rewrap;
 mod serve;
+mod sessions;
+mod setup;
 mod sheet;
 mod signing_keys;
+mod tenants;
 mod tokens;
 mod usage;
 mod users;
 mod visitor;
+mod wakeups;
+mod webhooks;
 mod when;
 mod write;
 

@@ -1,61 +1,40 @@
 //! A write transaction with its audit entry inside.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use ace_policies::UserId;
 use serde::Serialize;
-use sqlx::{Any, AnyConnection, Transaction};
+use sqlx::AnyConnection;
 
 use crate::App;
 use crate::audit::{self, Entry};
 use crate::error::ApiError;
+use crate::record::{Event, Record};
+use crate::wakeups::Wakeup;
 
-/// What other programs keep copies of, and look at again when its version grows.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Topic {
-    /// Users and sessions: who is active, which tokens are revoked.
-    Auth,
-    /// Provider keys and signing keys.
-    Keys,
-    /// Limits.
-    Quota,
-}
-
-impl Topic {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Auth => "auth",
-            Self::Keys => "keys",
-            Self::Quota => "quota",
-        }
-    }
-}
+pub(crate) use crate::record::Topic;
 
 /// An act under way. Dropped without [`Write::commit`] it has never happened.
 #[must_use = "nothing is saved without commit"]
 pub struct Write {
-    app: App,
-    transaction: Transaction<'static, Any>,
+    record: Record,
     entry: Entry,
-    // Ordered, so that two transactions never wait for each other's topics.
-    topics: BTreeSet<Topic>,
 }
 
 impl Write {
     pub(crate) async fn begin(app: App, entry: Entry) -> Result<Self, ApiError> {
-        let transaction = app.db().begin_write().await?;
-        Ok(Self {
-            app,
-            transaction,
-            entry,
-            topics: BTreeSet::new(),
-        })
+        let record = Record::begin(app).await?;
+        Ok(Self { record, entry })
     }
 
     /// Where the statements of the act go.
     pub fn sql(&mut self) -> &mut AnyConnection {
-        &mut self.transaction
+        self.record.sql()
+    }
+
+    /// The transaction without the audit entry, for steps that agents' reports take as well.
+    pub(crate) fn record(&mut self) -> &mut Record {
+        &mut self.record
     }
 
     /// Says what is acted on.
@@ -85,21 +64,25 @@ impl Write {
 
     /// Makes the holders of copies look again once this is saved.
     pub(crate) fn wake(&mut self, topic: Topic) -> &mut Self {
-        self.topics.insert(topic);
+        self.record.wake(topic);
         self
+    }
+
+    /// Wakes those who wait for something once this is saved.
+    pub(crate) fn ring(&mut self, wakeup: Wakeup) -> &mut Self {
+        self.record.ring(wakeup);
+        self
+    }
+
+    /// Tells those who follow live, notifications and webhooks.
+    pub(crate) async fn tell(&mut self, event: Event<'_>) -> Result<(), ApiError> {
+        self.record.tell(event).await
     }
 
     /// Saves the act, its audit entry and its wake-ups.
     pub async fn commit(mut self) -> Result<(), ApiError> {
-        for topic in &self.topics {
-            sqlx::query("UPDATE wakeups SET version = version + 1 WHERE topic = $1")
-                .bind(topic.name())
-                .execute(&mut *self.transaction)
-                .await?;
-        }
-        let now = self.app.now();
-        audit::append(&mut self.transaction, &self.entry, self.app.audit_keys(), now).await?;
-        self.transaction.commit().await?;
-        Ok(())
+        let app = self.record.app().clone();
+        audit::append(self.record.sql(), &self.entry, app.audit_keys(), app.now()).await?;
+        self.record.commit().await
     }
 }

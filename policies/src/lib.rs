@@ -12,15 +12,18 @@ pub mod denied;
 pub mod edge;
 pub mod hygiene;
 pub mod id;
+mod names;
 pub mod price;
 pub mod provider;
 pub mod quota;
 pub mod secret;
+pub mod session;
 pub mod ssrf;
 pub mod token;
 pub mod upload;
 pub mod usage;
 pub mod vault;
+pub mod wire;
 
 pub use denied::Denied;
 pub use id::{KeyId, MachineId, RequestId, SessionId, TenantId, UserId};

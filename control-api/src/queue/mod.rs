@@ -1,0 +1,88 @@
+//! The queue of commands to agents: pushed with the act that wants them, handed over in order until they are acknowledged,
+//! applied once.
+
+use std::time::Duration;
+
+use ace_policies::wire::Command;
+use ace_policies::{MachineId, SessionId, UserId};
+use sqlx::Row;
+use uuid::Uuid;
+
+use crate::chance;
+use crate::error::ApiError;
+use crate::record::Record;
+use crate::wakeups::Wakeup;
+
+/// A command to be.
+pub(crate) struct NewCommand<'a> {
+    pub machine: MachineId,
+    pub session: Option<SessionId>,
+    /// The session's run that it is meant for.
+    pub run: Option<i64>,
+    /// Without secrets: those are filled in as it is handed over.
+    pub command: &'a Command,
+    /// How long it may wait for its agent.
+    pub life: Duration,
+    /// What the client called its wish.
+    pub idempotency_key: Option<&'a str>,
+    pub by: Option<UserId>,
+}
+
+/// Puts a command at the end of its machine's queue and wakes the agent once that is saved.
+///
+/// With an idempotency key that the session has seen before, nothing is pushed: the id is that of the first.
+pub(crate) async fn push(record: &mut Record, new: NewCommand<'_>) -> Result<Pushed, ApiError> {
+    let (now, command_id) = (record.app().now(), chance::id());
+    let life = i64::try_from(new.life.as_millis()).unwrap_or(i64::MAX);
+    let payload = serde_json::to_string(new.command).map_err(ApiError::internal)?;
+    let inserted = sqlx::query(
+        "INSERT INTO agent_commands (command_id, machine_id, session_id, run, type, payload, expires_at, idempotency_key,
+                                     created_by, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         ON CONFLICT (session_id, idempotency_key) DO NOTHING",
+    )
+    .bind(command_id.to_string())
+    .bind(new.machine.to_string())
+    .bind(new.session.map(|session| session.to_string()))
+    .bind(new.run)
+    .bind(new.command.kind().as_str())
+    .bind(payload)
+    .bind(now.saturating_add(life))
+    .bind(new.idempotency_key)
+    .bind(new.by.map(|user| user.0))
+    .bind(now)
+    .execute(record.sql())
+    .await?;
+    if inserted.rows_affected() == 0 {
+        return first(record, &new).await;
+    }
+    record.ring(Wakeup::Machine(new.machine));
+    Ok(Pushed {
+        command_id,
+        is_new: true,
+    })
+}
+
+/// What became of a push.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Pushed {
+    pub command_id: Uuid,
+    /// False where the same wish was pushed before.
+    pub is_new: bool,
+}
+
+async fn first(record: &mut Record, new: &NewCommand<'_>) -> Result<Pushed, ApiError> {
+    let row = sqlx::query("SELECT command_id FROM agent_commands WHERE session_id = $1 AND idempotency_key = $2")
+        .bind(new.session.map(|session| session.to_string()))
+        .bind(new.idempotency_key)
+        .fetch_one(record.sql())
+        .await?;
+    let id: Uuid = row
+        .try_get::<String, _>(0)?
+        .parse()
+        .map_err(|error: uuid::Error| ApiError::internal(error))?;
+    Ok(Pushed {
+        command_id: id,
+        is_new: false,
+    })
+}

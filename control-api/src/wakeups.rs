@@ -1,0 +1,112 @@
+//! Wake-ups: whoever waits for something to change looks again at once instead of at the next poll.
+//!
+//! A ring says "look"; the truth is in the tables, and a slow poll is the net under it. Rings are heard in this process;
+//! bringing them to other nodes is `wakeups::relay`'s work.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ace_policies::{MachineId, SessionId};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// How long to wait before looking although nobody rang.
+const POLL: Duration = Duration::from_secs(2);
+
+/// What can be waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub(crate) enum Wakeup {
+    /// A machine has commands waiting, or its connection is to be ended.
+    Machine(MachineId),
+    /// A session has new output, another state, or a question.
+    Session(SessionId),
+    /// A command has an outcome.
+    Command(Uuid),
+    /// There are new rows in `events`.
+    Events,
+}
+
+/// Where rings are heard.
+#[derive(Clone, Default)]
+pub(crate) struct Wakeups(Arc<Mutex<HashMap<Wakeup, watch::Sender<()>>>>);
+
+impl Wakeups {
+    /// Begins to listen. What is rung from now on is heard, also before [`Listening::next`] is called: listen first, then look.
+    pub fn listen(&self, wakeup: Wakeup) -> Listening {
+        let mut bells = self.bells();
+        let bell = bells.entry(wakeup).or_insert_with(|| watch::channel(()).0);
+        Listening {
+            wakeup,
+            bell: bell.subscribe(),
+            wakeups: self.clone(),
+        }
+    }
+
+    /// Wakes those who listen here.
+    pub fn ring(&self, wakeup: Wakeup) {
+        if let Some(bell) = self.bells().get(&wakeup) {
+            bell.send_replace(());
+        }
+    }
+
+    /// Wakes everybody: what rang meanwhile was not heard.
+    pub fn ring_all(&self) {
+        self.bells().values().for_each(|bell| drop(bell.send_replace(())));
+    }
+
+    fn bells(&self) -> MutexGuard<'_, HashMap<Wakeup, watch::Sender<()>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody who listens.
+pub(crate) struct Listening {
+    wakeup: Wakeup,
+    bell: watch::Receiver<()>,
+    wakeups: Wakeups,
+}
+
+impl Listening {
+    /// Waits for a ring, or until it is time to look anyway.
+    pub async fn next(&mut self) {
+        let _rung_or_late = tokio::time::timeout(POLL, self.bell.changed()).await;
+    }
+}
+
+impl Drop for Listening {
+    /// Takes a bell down that nobody else listens to.
+    fn drop(&mut self) {
+        let mut bells = self.wakeups.bells();
+        if bells.get(&self.wakeup).is_some_and(|bell| bell.receiver_count() <= 1) {
+            bells.remove(&self.wakeup);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ring_between_listening_and_waiting_is_heard() {
+        let wakeups = Wakeups::default();
+        let mut listening = wakeups.listen(Wakeup::Events);
+        wakeups.ring(Wakeup::Events);
+        let start = tokio::time::Instant::now();
+        listening.next().await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        listening.next().await;
+        assert_eq!(start.elapsed(), POLL);
+    }
+
+    #[test]
+    fn a_bell_goes_with_its_last_listener() {
+        let wakeups = Wakeups::default();
+        let (first, second) = (wakeups.listen(Wakeup::Events), wakeups.listen(Wakeup::Events));
+        drop(first);
+        assert_eq!(wakeups.bells().len(), 1);
+        drop(second);
+        assert_eq!(wakeups.bells().len(), 0);
+    }
+}

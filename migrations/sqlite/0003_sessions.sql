@@ -1,0 +1,237 @@
+-- One-time tokens that register machines. Consumed in the transaction that stores the machine.
+CREATE TABLE registration_tokens (
+    token_hash  TEXT PRIMARY KEY,
+    tenant_id   INTEGER NOT NULL REFERENCES tenants (id),
+    created_by  INTEGER NOT NULL REFERENCES users (id),
+    created_at  INTEGER NOT NULL,
+    expires_at  INTEGER NOT NULL,
+    consumed_at INTEGER,
+    -- The machine that it registered. No reference: the machine may go again.
+    machine_id  TEXT
+) STRICT;
+
+CREATE INDEX registration_tokens_by_expiry ON registration_tokens (expires_at);
+
+-- A rotation's new token works beside the old one until it is used; then it takes its place.
+ALTER TABLE remote_machines ADD COLUMN next_agent_token_hash TEXT;
+ALTER TABLE remote_machines ADD COLUMN rotation_id TEXT;
+ALTER TABLE remote_machines ADD COLUMN token_version INTEGER NOT NULL DEFAULT 1;
+-- When the current agent token was first used: until then the registration may be repeated.
+ALTER TABLE remote_machines ADD COLUMN authenticated_at INTEGER;
+-- How its agent speaks: `own` is `policies::wire`, `python` the older agent's messages.
+ALTER TABLE remote_machines ADD COLUMN dialect TEXT NOT NULL DEFAULT 'own' CHECK (dialect IN ('own', 'python'));
+-- Whether proxy tokens may live as long as their session where the agent cannot renew them.
+ALTER TABLE remote_machines ADD COLUMN allow_long_tokens INTEGER NOT NULL DEFAULT 1 CHECK (allow_long_tokens IN (0, 1));
+
+CREATE UNIQUE INDEX remote_machines_by_next_token ON remote_machines (next_agent_token_hash);
+
+-- Who holds the connection to a machine's agent. `connected` while `expires_at` lies ahead (a node renews all of its own every few
+-- seconds, so those of a dead node lapse); `online` until 180 s after `seen_at`; the row goes when the connection is closed cleanly.
+CREATE TABLE agent_connections (
+    machine_id    TEXT PRIMARY KEY REFERENCES remote_machines (machine_id) ON DELETE CASCADE,
+    connection_id TEXT NOT NULL,
+    node_id       TEXT NOT NULL,
+    transport     TEXT NOT NULL CHECK (transport IN ('ws', 'poll')),
+    connected_at  INTEGER NOT NULL,
+    seen_at       INTEGER NOT NULL,
+    expires_at    INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX agent_connections_by_node ON agent_connections (node_id);
+
+-- Kept for when the machine is gone.
+ALTER TABLE agent_sessions ADD COLUMN machine_name TEXT NOT NULL DEFAULT '';
+ALTER TABLE agent_sessions ADD COLUMN archived INTEGER NOT NULL DEFAULT 0 CHECK (archived IN (0, 1));
+-- What the client called its wish to start it, so that a second click finds the first one's session.
+ALTER TABLE agent_sessions ADD COLUMN idempotency_key TEXT;
+-- Counted up with each start and resume: what an agent says of an earlier run changes nothing.
+ALTER TABLE agent_sessions ADD COLUMN run INTEGER NOT NULL DEFAULT 1;
+-- Whether the CLI works on something now.
+ALTER TABLE agent_sessions ADD COLUMN busy INTEGER NOT NULL DEFAULT 0 CHECK (busy IN (0, 1));
+-- Why it is in `error`, for people.
+ALTER TABLE agent_sessions ADD COLUMN error TEXT;
+-- Output that is stored: sequence numbers from `first_seq` to `last_seq`, without a gap. 0 is none.
+ALTER TABLE agent_sessions ADD COLUMN first_seq INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE agent_sessions ADD COLUMN last_seq INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE agent_sessions ADD COLUMN output_bytes INTEGER NOT NULL DEFAULT 0;
+
+CREATE UNIQUE INDEX agent_sessions_by_idempotency ON agent_sessions (user_id, idempotency_key);
+CREATE INDEX agent_sessions_by_time ON agent_sessions (created_at, session_id);
+
+-- What a CLI printed. `seq` comes from the agent's spool and begins with 1. Bytes: a CLI may print what is no text.
+CREATE TABLE session_output (
+    session_id TEXT NOT NULL,
+    seq        INTEGER NOT NULL,
+    stream     TEXT NOT NULL CHECK (stream IN ('stdout', 'stderr', 'system')),
+    data       BLOB NOT NULL,
+    at         INTEGER NOT NULL,
+    PRIMARY KEY (session_id, seq)
+) STRICT, WITHOUT ROWID;
+
+-- What people and CLIs said to each other, as messages.
+CREATE TABLE session_messages (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    session_id TEXT NOT NULL,
+    role       TEXT NOT NULL CHECK (role IN ('user', 'assistant')),
+    content    TEXT NOT NULL,
+    -- Who wrote it, for `user`.
+    user_id    INTEGER,
+    -- The command that carries it to the agent, for `user`.
+    command_id TEXT,
+    -- The line of output that it comes from, for `assistant`.
+    seq        INTEGER,
+    at         INTEGER NOT NULL,
+    UNIQUE (session_id, seq)
+) STRICT;
+
+CREATE INDEX session_messages_by_session ON session_messages (session_id, id);
+
+-- What an agent is to do, in the order of `id`. Payloads hold no secrets: tokens are made when a command is handed over.
+CREATE TABLE agent_commands (
+    id              INTEGER PRIMARY KEY AUTOINCREMENT,
+    command_id      TEXT NOT NULL UNIQUE,
+    machine_id      TEXT NOT NULL,
+    session_id      TEXT,
+    -- The session's run it is meant for.
+    run             INTEGER,
+    type            TEXT NOT NULL,
+    payload         TEXT NOT NULL,
+    state           TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'delivered', 'acked', 'done', 'failed', 'expired')),
+    attempts        INTEGER NOT NULL DEFAULT 0,
+    -- Delivered, but handed over again after this if it is not acknowledged until then.
+    leased_until    INTEGER,
+    expires_at      INTEGER NOT NULL,
+    idempotency_key TEXT,
+    created_by      INTEGER,
+    created_at      INTEGER NOT NULL,
+    finished_at     INTEGER,
+    result          TEXT,
+    error           TEXT,
+    UNIQUE (session_id, idempotency_key)
+) STRICT;
+
+CREATE INDEX agent_commands_waiting ON agent_commands (machine_id, id) WHERE state IN ('queued', 'delivered');
+CREATE INDEX agent_commands_by_session ON agent_commands (session_id, id);
+CREATE INDEX agent_commands_by_expiry ON agent_commands (expires_at) WHERE state IN ('queued', 'delivered', 'acked');
+
+-- Tools that a CLI asks to be allowed to use. They wait as long as people need.
+CREATE TABLE session_approvals (
+    session_id  TEXT NOT NULL,
+    request_id  TEXT NOT NULL,
+    run         INTEGER NOT NULL,
+    tool_name   TEXT NOT NULL,
+    input       TEXT NOT NULL,
+    state       TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'answered', 'cancelled')),
+    behavior    TEXT CHECK (behavior IN ('allow', 'deny')),
+    scope       TEXT CHECK (scope IN ('once', 'session', 'rule')),
+    message     TEXT,
+    answered_by INTEGER,
+    created_at  INTEGER NOT NULL,
+    answered_at INTEGER,
+    PRIMARY KEY (session_id, request_id)
+) STRICT;
+
+CREATE INDEX session_approvals_pending ON session_approvals (session_id, created_at) WHERE state = 'pending';
+
+-- Answers that hold for more than once: `session_id` for the rest of a session, '' for the user's sessions in a project on a machine.
+CREATE TABLE approval_rules (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    user_id      INTEGER NOT NULL REFERENCES users (id),
+    machine_id   TEXT NOT NULL,
+    project_path TEXT NOT NULL,
+    session_id   TEXT NOT NULL DEFAULT '',
+    tool_name    TEXT NOT NULL,
+    behavior     TEXT NOT NULL CHECK (behavior IN ('allow', 'deny')),
+    created_at   INTEGER NOT NULL,
+    UNIQUE (user_id, machine_id, project_path, session_id, tool_name)
+) STRICT;
+
+-- Reports of the older agent, so that one that comes twice is known. Never metered.
+CREATE TABLE usage_reports (
+    machine_id TEXT NOT NULL,
+    report_id  TEXT NOT NULL,
+    session_id TEXT,
+    report     TEXT NOT NULL,
+    at         INTEGER NOT NULL,
+    PRIMARY KEY (machine_id, report_id)
+) STRICT;
+
+CREATE TABLE notifications (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    user_id    INTEGER NOT NULL REFERENCES users (id),
+    kind       TEXT NOT NULL,
+    title      TEXT NOT NULL,
+    body       TEXT NOT NULL,
+    -- Where it leads: `session:<id>`, `machine:<id>`.
+    target     TEXT NOT NULL,
+    -- One cause makes one notification, whoever notices it.
+    cause      TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    read_at    INTEGER,
+    UNIQUE (user_id, cause)
+) STRICT;
+
+CREATE INDEX notifications_by_user ON notifications (user_id, created_at, id);
+
+CREATE TABLE push_subscriptions (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    user_id    INTEGER NOT NULL REFERENCES users (id),
+    endpoint   TEXT NOT NULL UNIQUE,
+    p256dh     TEXT NOT NULL,
+    auth       TEXT NOT NULL,
+    user_agent TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    failed_at  INTEGER
+) STRICT;
+
+CREATE INDEX push_subscriptions_by_user ON push_subscriptions (user_id);
+
+CREATE TABLE webhooks (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant_id   INTEGER NOT NULL REFERENCES tenants (id),
+    url         TEXT NOT NULL,
+    events      TEXT NOT NULL,
+    -- The secret that signs what is sent, sealed.
+    key_id      TEXT NOT NULL,
+    sealed      BLOB NOT NULL,
+    is_active   INTEGER NOT NULL DEFAULT 1 CHECK (is_active IN (0, 1)),
+    created_by  INTEGER,
+    created_at  INTEGER NOT NULL,
+    updated_at  INTEGER NOT NULL
+) STRICT;
+
+-- Deliveries that are due: at least once, in the order of their events, with growing pauses after failures.
+CREATE TABLE webhook_deliveries (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    webhook_id   INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    event_id     TEXT NOT NULL,
+    event        TEXT NOT NULL,
+    body         TEXT NOT NULL,
+    state        TEXT NOT NULL DEFAULT 'due' CHECK (state IN ('due', 'sent', 'failed')),
+    attempts     INTEGER NOT NULL DEFAULT 0,
+    due_at       INTEGER NOT NULL,
+    created_at   INTEGER NOT NULL,
+    last_status  INTEGER,
+    last_error   TEXT,
+    UNIQUE (webhook_id, event_id)
+) STRICT;
+
+CREATE INDEX webhook_deliveries_due ON webhook_deliveries (due_at) WHERE state = 'due';
+
+-- What happened, for those who follow live and for what is told on: notifications, webhooks. Kept for a while.
+CREATE TABLE events (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    at         INTEGER NOT NULL,
+    kind       TEXT NOT NULL,
+    tenant_id  INTEGER NOT NULL,
+    -- Whose it is; NULL where it is nobody's in particular.
+    user_id    INTEGER,
+    machine_id TEXT,
+    session_id TEXT,
+    data       TEXT NOT NULL,
+    -- Taken up by whoever tells it on.
+    told_at    INTEGER
+) STRICT;
+
+CREATE INDEX events_by_time ON events (at, id);
+CREATE INDEX events_untold ON events (id) WHERE told_at IS NULL;
