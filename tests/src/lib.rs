@@ -4,9 +4,11 @@
 //! [`Answer`] on one side and at what the provider has [`Seen`] on the other. Every byte that a story sends or reads is
 //! its own: no HTTP library stands between it and the socket, but for HTTP/2.
 
+mod agent;
 mod ask;
 mod audit;
 mod biller;
+mod browser;
 mod ca;
 mod chance;
 mod clock;
@@ -28,13 +30,16 @@ mod process;
 mod provider;
 mod remarkable;
 mod script;
+mod shell;
 mod telling;
 mod wire;
 mod world;
 
+pub use agent::{PythonAgent, Registered, SocketAgent, uuid};
 pub use ask::Ask;
 pub use audit::{Audit, Standing, Watch};
 pub use biller::{Biller, Item, Order};
+pub use browser::{Browser, Event};
 pub use ca::Ca;
 pub use chance::Chance;
 pub use cluster::Cluster;
@@ -55,6 +60,7 @@ pub use process::{Program, program};
 pub use provider::{Provider, Seen};
 pub use remarkable::remarkable;
 pub use script::{Script, Step, events};
+pub use shell::Shell;
 pub use telling::{PIECE, Told};
 pub use wire::{Answer, End, Piece, Wire};
 pub use world::{Node, World, WorldBuilder};

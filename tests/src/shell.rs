@@ -1,0 +1,77 @@
+//! A terminal: commands as a guide prints them.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::Program;
+
+/// Runs commands one after another in a folder of their own. What stands in angle brackets is filled in.
+pub struct Shell {
+    folder: TempDir,
+    names: BTreeMap<String, String>,
+}
+
+impl Default for Shell {
+    fn default() -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        // What a person sees anyway: no progress bar, and an error where the server says no.
+        std::fs::write(folder.path().join(".curlrc"), "silent\nshow-error\nfail-with-body\n")
+            .expect("a folder of ours");
+        Self {
+            folder,
+            names: BTreeMap::new(),
+        }
+    }
+}
+
+impl Shell {
+    /// Has `text` stand for something else from now on, such as `<machine_id>` for an id.
+    pub fn replace(&mut self, text: &str, by: impl ToString) {
+        self.names.insert(text.to_owned(), by.to_string());
+    }
+
+    /// Runs a command and gives what it printed.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub async fn prints(&self, command: &str) -> String {
+        let (succeeded, printed) = self.runs(command).await;
+        assert!(succeeded, "{command}\n{printed}");
+        printed
+    }
+
+    /// Runs a command that prints JSON.
+    ///
+    /// # Panics
+    /// When it fails, or prints something else.
+    pub async fn answers(&self, command: &str) -> Value {
+        let printed = self.prints(command).await;
+        serde_json::from_str(&printed).unwrap_or_else(|_| panic!("no JSON: {command}\n{printed}"))
+    }
+
+    /// Runs a command that must fail, and gives what it printed.
+    ///
+    /// # Panics
+    /// When it does not fail.
+    pub async fn fails(&self, command: &str) -> String {
+        let (succeeded, printed) = self.runs(command).await;
+        assert!(!succeeded, "{command}\n{printed}");
+        printed
+    }
+
+    async fn runs(&self, command: &str) -> (bool, String) {
+        let filled = self
+            .names
+            .iter()
+            .fold(command.to_owned(), |text, (name, value)| text.replace(name, value));
+        let mut bash = Command::new("bash");
+        bash.args(["-o", "pipefail", "-c", &filled])
+            .current_dir(self.folder.path())
+            .env("CURL_HOME", self.folder.path());
+        let (status, printed) = Program::run(bash).await;
+        (status.success(), printed)
+    }
+}

@@ -1,0 +1,5 @@
+//! Sessions on remote machines: people, the control API, and agents that the stories play.
+
+mod dialect;
+mod nodes;
+mod quick_start;
