@@ -70,6 +70,37 @@ impl Attempt {
     }
 }
 
+/// An address that registers machines. Only failures count, and after they were answered: registration tokens are too long to be
+/// guessed, and a hundred machines behind one address may be registered at once.
+pub(crate) struct Registrar {
+    subject: String,
+}
+
+impl Registrar {
+    /// Lets an address try. Errors: 429 while it is locked out.
+    pub async fn enter(app: &App, client: IpAddr) -> Result<Self, ApiError> {
+        let subject = format!("registration from {}", network(client));
+        let row = sqlx::query("SELECT locked_until FROM login_failures WHERE subject = $1").bind(&subject);
+        let row = row.fetch_optional(&app.db().read).await?;
+        let locked_until = row.map(|row| row.try_get::<i64, _>(0)).transpose()?.unwrap_or_default();
+        let wait_ms = locked_until - app.now();
+        if wait_ms <= 0 {
+            return Ok(Self { subject });
+        }
+        let wait = seconds(wait_ms);
+        let message = format!("too many wrong registration tokens; try again in {} s", wait.as_secs());
+        Err(ApiError::too_many("registration_locked", message, wait))
+    }
+
+    /// Counts a wrong token.
+    pub async fn failed(&self, app: &App) -> Result<(), ApiError> {
+        let limit = i64::from(app.config().login_max_failures) * WIDE;
+        let mut transaction = app.db().begin_write().await?;
+        count(app, &mut transaction, &self.subject, limit).await?;
+        Ok(transaction.commit().await?)
+    }
+}
+
 const GIVE_BACK: &str = "UPDATE login_failures SET failures = failures - 1 WHERE subject = $1 AND failures > 0";
 const FORGET: &str = "DELETE FROM login_failures WHERE subject = $1";
 
@@ -102,7 +133,7 @@ async fn count(app: &App, connection: &mut AnyConnection, subject: &str, limit: 
         .bind(subject)
         .execute(connection)
         .await?;
-    tracing::warn!(subject, "locked out after too many failed logins");
+    tracing::warn!(subject, "locked out after too many failures");
     Ok(lock)
 }
 
@@ -129,9 +160,13 @@ fn network(client: IpAddr) -> String {
 }
 
 fn locked(wait_ms: i64) -> ApiError {
-    let wait = Duration::from_secs(u64::try_from(wait_ms).unwrap_or_default().div_ceil(1000));
+    let wait = seconds(wait_ms);
     let message = format!("too many failed logins; try again in {} s", wait.as_secs());
     ApiError::too_many("login_locked", message, wait)
+}
+
+fn seconds(wait_ms: i64) -> Duration {
+    Duration::from_secs(u64::try_from(wait_ms).unwrap_or_default().div_ceil(1000))
 }
 
 fn millis(duration: Duration) -> i64 {

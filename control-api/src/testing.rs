@@ -8,7 +8,7 @@ use ace_policies::quota::Calendar;
 use ace_policies::secret::{self, TokenKind};
 use ace_policies::ssrf::EgressAllow;
 use ace_policies::vault::MasterKey;
-use ace_policies::{Secret, UserId};
+use ace_policies::{MachineId, Secret, UserId};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
@@ -133,6 +133,31 @@ impl World {
             .with("cookie", &format!("session_token={}", token.expose()))
     }
 
+    /// A machine of the first tenant, registered as its agent does it, and the agent.
+    pub async fn machine(&self, name: &str) -> (MachineId, Client) {
+        let id = MachineId(chance::id());
+        let token = self.registration_token(json!({})).await;
+        let registered = self.nobody().register(&token, id, name).await.ok();
+        (id, self.agent(&registered))
+    }
+
+    /// A token that registers a machine, made by the first admin.
+    pub async fn registration_token(&self, wish: Value) -> String {
+        let made = self.admin().await.post("/api/remote/machines/register", wish).await.ok();
+        made.json["registration_token"].as_str().unwrap().to_owned()
+    }
+
+    /// The agent that was given this answer when it registered.
+    pub fn agent(&self, registered: &Answer) -> Client {
+        let token = registered.json["machine"]["agent_token"].as_str().unwrap();
+        self.bearer(token)
+    }
+
+    /// Somebody who shows a token.
+    pub fn bearer(&self, token: &str) -> Client {
+        self.nobody().with("authorization", &format!("Bearer {token}"))
+    }
+
     /// One number out of the database.
     pub async fn number(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.database.db.read).await.unwrap()
@@ -200,17 +225,36 @@ impl Client {
             .await
     }
 
+    /// Registers a machine.
+    pub async fn register(&self, token: &str, machine: MachineId, name: &str) -> Answer {
+        self.post("/api/remote/agent/register", registration(token, machine, name))
+            .await
+    }
+
+    /// Asks, and hears only how the answer begins: some never end.
+    pub async fn status(&self, method: &str, path: &str, json: Option<&str>) -> u16 {
+        let typed = self.clone().with("content-type", "application/json");
+        let client = if json.is_some() { &typed } else { self };
+        let request = client.request(method, path, Body::from(json.unwrap_or_default().to_owned()));
+        client.router.clone().oneshot(request).await.unwrap().status().as_u16()
+    }
+
     pub async fn json(&self, method: &str, path: &str, body: Value) -> Answer {
         let typed = self.clone().with("content-type", "application/json");
         typed.send(method, path, Body::from(body.to_string())).await
     }
 
-    pub async fn send(&self, method: &str, path: &str, body: Body) -> Answer {
+    fn request(&self, method: &str, path: &str, body: Body) -> Request<Body> {
         let mut request = Request::builder().method(method).uri(path).header("host", "ace.test");
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        request.body(body).unwrap()
+    }
+
+    pub async fn send(&self, method: &str, path: &str, body: Body) -> Answer {
+        let request = self.request(method, path, body);
+        let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = to_bytes(body, usize::MAX).await.unwrap();
         let text = String::from_utf8(bytes.to_vec()).unwrap();
@@ -222,6 +266,15 @@ impl Client {
             json,
         }
     }
+}
+
+/// What an agent says when it registers.
+pub(crate) fn registration(token: &str, machine: MachineId, name: &str) -> Value {
+    json!({
+        "registration_token": token, "machine_id": machine, "machine_name": name, "hostname": "build-1.example.com",
+        "os_type": "linux", "os_version": "6.1", "capabilities": { "cpu_cores": 16, "memory_gb": 64 },
+        "agent_version": "1.0.0", "ip_address": "203.0.113.9",
+    })
 }
 
 /// What came back. Printed as in a snapshot: status and body.

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use ace_policies::UserId;
+use ace_policies::{TenantId, UserId};
 use serde::Serialize;
 use sqlx::AnyConnection;
 
@@ -40,6 +40,12 @@ impl Write {
     /// Says what is acted on.
     pub fn target(&mut self, target: impl Display) -> &mut Self {
         self.entry.target = target.to_string();
+        self
+    }
+
+    /// Says in whose tenant it is, where that comes out only during the act.
+    pub(crate) fn tenant(&mut self, tenant: TenantId) -> &mut Self {
+        self.entry.tenant = Some(tenant);
         self
     }
 

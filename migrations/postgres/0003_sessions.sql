@@ -25,6 +25,18 @@ ALTER TABLE remote_machines ADD COLUMN allow_long_tokens BIGINT NOT NULL DEFAULT
 
 CREATE UNIQUE INDEX remote_machines_by_next_token ON remote_machines (next_agent_token_hash);
 
+CREATE INDEX remote_machines_by_name ON remote_machines (machine_name, machine_id);
+
+-- Agents' tokens of machines that were unregistered: they open nothing, but their agents are told why.
+CREATE TABLE unregistered_agents (
+    token_hash      TEXT PRIMARY KEY,
+    machine_id      TEXT NOT NULL,
+    unregistered_at BIGINT NOT NULL
+);
+
+CREATE INDEX unregistered_agents_by_time ON unregistered_agents (unregistered_at);
+CREATE INDEX registration_tokens_by_machine ON registration_tokens (machine_id);
+
 -- Who holds the connection to a machine's agent. `connected` while `expires_at` lies ahead (a node renews all of its own every few
 -- seconds, so those of a dead node lapse); `online` until 180 s after `seen_at`; the row goes when the connection is closed cleanly.
 CREATE TABLE agent_connections (

@@ -18,6 +18,7 @@ pub use verify::{Broken, Verified};
 pub(crate) mod act {
     pub const LOGIN: &str = "account.login";
     pub const LOGOUT: &str = "account.logout";
+    pub const REGISTER_MACHINE: &str = "agents.register";
     pub const BOOTSTRAP: &str = "system.bootstrap";
     pub const REWRAP: &str = "system.rewrap";
     pub const ROTATE_SIGNING_KEY: &str = "signing_keys.rotate";

@@ -220,10 +220,11 @@ impl Action {
     pub(super) const fn denial(self, machine: Option<MachinePermission>) -> Denied {
         match (self, self.rule()) {
             (Self::SessionsCreate, _) => Denied::NotAssigned,
-            (Self::AssignmentsRevokeAdmin, _) if matches!(machine, Some(MachinePermission::Admin)) => {
-                Denied::MachineAdminProtected
-            }
-            (Self::AssignmentsRevokeAdmin, _) | (_, Rule::MachineAdmin) => Denied::MachineAdminOnly,
+            (Self::AssignmentsRevokeAdmin, _) | (_, Rule::MachineAdmin) => match machine {
+                Some(MachinePermission::Admin) => Denied::MachineAdminProtected,
+                Some(MachinePermission::User) => Denied::MachineAdminOnly,
+                None => Denied::MachineNotFound,
+            },
             (_, Rule::Assigned) => Denied::MachineNotFound,
             (_, Rule::SessionParty) => Denied::SessionNotFound,
             (_, Rule::Owner | Rule::Anyone) => Denied::NotFound,

@@ -128,12 +128,15 @@ fn who_is_not_assigned_does_not_learn_of_machine_or_session() {
     check(&user(), Action::MachinesBrowse, stranger, Err(Denied::MachineNotFound));
     check(&user(), Action::SessionsRead, stranger, Err(Denied::SessionNotFound));
     check(&user(), Action::SessionsCreate, stranger, Err(Denied::NotAssigned));
-    check(
-        &user(),
+    for action in [
         Action::AssignmentsCreate,
-        stranger,
-        Err(Denied::MachineAdminOnly),
-    );
+        Action::AssignmentsRevoke,
+        Action::AssignmentsRevokeAdmin,
+        Action::MachinesListUsers,
+        Action::MachinesListSessions,
+    ] {
+        check(&user(), action, stranger, Err(Denied::MachineNotFound));
+    }
 }
 
 #[test]
