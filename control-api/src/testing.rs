@@ -143,7 +143,12 @@ impl World {
 
     /// A token that registers a machine, made by the first admin.
     pub async fn registration_token(&self, wish: Value) -> String {
-        let made = self.admin().await.post("/api/remote/machines/register", wish).await.ok();
+        let made = self
+            .admin()
+            .await
+            .post("/api/remote/machines/register", wish)
+            .await
+            .ok();
         made.json["registration_token"].as_str().unwrap().to_owned()
     }
 

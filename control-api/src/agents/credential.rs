@@ -19,7 +19,6 @@ use crate::wakeups::Wakeup;
 /// The first use of a rotation's new token makes it the machine's token, and the old one worthless. Errors: 401
 /// `invalid_agent_token`; 401 `machine_unregistered` where the machine was taken off the list.
 #[derive(Clone, Debug)]
-#[expect(dead_code, reason = "read by what agents send, which is not all there yet")]
 pub(crate) struct Agent {
     pub machine: MachineId,
     pub tenant: TenantId,

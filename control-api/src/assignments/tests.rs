@@ -15,7 +15,10 @@ struct Stage<'a> {
     bob: Client,
 }
 
-const [ALICE, BOB, EVE, MALLORY]: [i64; 4] = [2, 3, 4, 5];
+const ALICE: i64 = 2;
+const BOB: i64 = 3;
+const EVE: i64 = 4;
+const MALLORY: i64 = 5;
 
 impl<'a> Stage<'a> {
     async fn set(world: &'a World) -> Self {
@@ -43,7 +46,8 @@ impl<'a> Stage<'a> {
 
     async fn assign(&self, by: &Client, user: i64, permission: &str) -> Answer {
         let path = format!("/api/remote/machines/{}/assign", self.machine);
-        by.post(&path, json!({ "user_id": user, "permission": permission })).await
+        by.post(&path, json!({ "user_id": user, "permission": permission }))
+            .await
     }
 
     async fn revoke(&self, by: &Client, user: i64) -> Answer {
@@ -107,7 +111,10 @@ async fn a_machine_admin_touches_no_other_admin() {
         let listed = stage.assigned().await;
         assert_eq!(listed, ["admin admin", "alice admin", "bob user", "eve admin"]);
         let audit = world.audit().await;
-        assert!(audit.contains(&"alice assignments.revoke_admin  denied".to_owned()), "{audit:?}");
+        assert!(
+            audit.contains(&"alice assignments.revoke_admin  denied".to_owned()),
+            "{audit:?}"
+        );
     }
 }
 
@@ -147,13 +154,19 @@ async fn users_of_a_machine_manage_nobody() {
     for world in worlds().await {
         let stage = Stage::set(&world).await;
         let users = format!("/api/remote/machines/{}/users", stage.machine);
-        stage.assign(&stage.bob, EVE, "user").await.refused(403, "machine_admin_only");
+        stage
+            .assign(&stage.bob, EVE, "user")
+            .await
+            .refused(403, "machine_admin_only");
         stage.revoke(&stage.bob, BOB).await.refused(403, "machine_admin_only");
         stage.bob.get(&users).await.refused(403, "machine_admin_only");
         stage.alice.get(&users).await.ok();
         for stranger in [EVE, MALLORY] {
             let stranger = world.logged_in(UserId(stranger)).await;
-            stage.assign(&stranger, EVE, "user").await.refused(404, "machine_not_found");
+            stage
+                .assign(&stranger, EVE, "user")
+                .await
+                .refused(404, "machine_not_found");
             stage.revoke(&stranger, BOB).await.refused(404, "machine_not_found");
             stranger.get(&users).await.refused(404, "machine_not_found");
         }
@@ -170,7 +183,11 @@ async fn nobody_is_assigned_across_tenants() {
             stage.assign(&stage.alice, MALLORY, "user").await,
             stage.assign(&stage.alice, 99, "user").await,
         );
-        assert_eq!(there.to_string(), absent.to_string(), "machine admins do not learn who is elsewhere");
+        assert_eq!(
+            there.to_string(),
+            absent.to_string(),
+            "machine admins do not learn who is elsewhere"
+        );
         there.refused(400, "unknown_user");
     }
 }
@@ -181,9 +198,16 @@ async fn bad_assignments_are_refused() {
         let stage = Stage::set(&world).await;
         let refused = stage.assign(&stage.admin, EVE, "owner").await;
         refused.refused(400, "unknown_permission");
-        stage.assign(&stage.admin, 99, "user").await.refused(400, "unknown_user");
+        stage
+            .assign(&stage.admin, 99, "user")
+            .await
+            .refused(400, "unknown_user");
         let path = format!("/api/remote/machines/{}/assign", stage.machine);
-        for wrong in [json!({}), json!({ "user_id": "4" }), json!({ "user_id": 4, "role": "x" })] {
+        for wrong in [
+            json!({}),
+            json!({ "user_id": "4" }),
+            json!({ "user_id": 4, "role": "x" }),
+        ] {
             stage.admin.post(&path, wrong).await.refused(400, "invalid_body");
         }
         let wish = json!({ "user_id": EVE });
@@ -198,7 +222,11 @@ async fn bad_assignments_are_refused() {
         }
         let path = "/api/remote/machines/m/assign";
         stage.admin.post(path, wish).await.refused(400, "invalid_field");
-        stage.admin.delete(&format!("{path}/4")).await.refused(400, "invalid_field");
+        stage
+            .admin
+            .delete(&format!("{path}/4"))
+            .await
+            .refused(400, "invalid_field");
         let path = format!("/api/remote/machines/{}/assign/x", stage.machine);
         stage.admin.delete(&path).await.refused(404, "not_found");
     }
@@ -208,7 +236,10 @@ async fn bad_assignments_are_refused() {
 async fn revoked_access_ends_the_users_sessions_there() {
     for world in worlds().await {
         let stage = Stage::set(&world).await;
-        let sessions = [("00000000-0000-0000-0000-0000000000a1", BOB), ("00000000-0000-0000-0000-0000000000a2", ALICE)];
+        let sessions = [
+            ("00000000-0000-0000-0000-0000000000a1", BOB),
+            ("00000000-0000-0000-0000-0000000000a2", ALICE),
+        ];
         for (id, user) in sessions {
             sqlx::query(
                 "INSERT INTO agent_sessions (session_id, user_id, tenant_id, remote_machine_id, status, project_path, cli_tool,
@@ -224,9 +255,15 @@ async fn revoked_access_ends_the_users_sessions_there() {
         }
         let revoked = stage.revoke(&stage.alice, BOB).await.ok();
         assert_eq!(revoked.json["stopped_sessions"], 1);
-        let stopped = "SELECT COUNT(*) FROM agent_sessions WHERE user_id = 3 AND status = 'stopped' AND token_generation = 1";
+        let stopped =
+            "SELECT COUNT(*) FROM agent_sessions WHERE user_id = 3 AND status = 'stopped' AND token_generation = 1";
         assert_eq!(world.number(stopped).await, 1);
-        assert_eq!(world.number("SELECT COUNT(*) FROM agent_sessions WHERE status = 'paused'").await, 1);
+        assert_eq!(
+            world
+                .number("SELECT COUNT(*) FROM agent_sessions WHERE status = 'paused'")
+                .await,
+            1
+        );
         let told = "SELECT COUNT(*) FROM agent_commands WHERE type = 'stop_session' AND session_id LIKE '%a1'";
         assert_eq!(world.number(told).await, 1);
     }

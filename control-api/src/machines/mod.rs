@@ -29,10 +29,6 @@ use crate::when::When;
 pub(crate) use halt::{Tell, stop_sessions};
 pub(crate) use registration::target as token_target;
 pub(crate) use update::machine_name;
-#[expect(
-    unused_imports,
-    reason = "for those who start sessions, and for whoever hands commands over"
-)]
 pub(crate) use {presence::Presence, token::rotation_token};
 
 pub(crate) fn routes() -> OpenApiRouter<App> {

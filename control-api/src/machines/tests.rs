@@ -207,11 +207,17 @@ async fn an_admin_changes_a_machines_settings() {
     for world in worlds().await {
         let (id, _) = world.machine("one").await;
         let (admin, path) = (world.admin().await, format!("/api/remote/machines/{id}"));
-        let changes = json!({ "machine_name": "GPU box", "max_sessions": 2, "work_dir": "/srv", "allow_long_tokens": false });
+        let changes =
+            json!({ "machine_name": "GPU box", "max_sessions": 2, "work_dir": "/srv", "allow_long_tokens": false });
         let changed = admin.patch(&path, changes).await.ok().json;
         let of = |field: &str| changed["machine"][field].clone();
         assert_eq!(
-            [of("machine_name"), of("max_sessions"), of("work_dir"), of("allow_long_tokens")],
+            [
+                of("machine_name"),
+                of("max_sessions"),
+                of("work_dir"),
+                of("allow_long_tokens")
+            ],
             [json!("GPU box"), json!(2), json!("/srv"), json!(false)]
         );
         let kept = admin.patch(&path, json!({ "work_dir": null })).await.ok().json;
@@ -262,12 +268,18 @@ async fn an_unregistered_machine_is_gone_with_all_that_ran_on_it() {
             ("SELECT COUNT(*) FROM remote_machines", 1),
             ("SELECT COUNT(*) FROM agent_connections", 0),
             ("SELECT COUNT(*) FROM machine_assignments WHERE user_id = 2", 0),
-            ("SELECT COUNT(*) FROM agent_sessions WHERE status = 'stopped' AND token_generation = 1 AND ended_at > 0", 1),
+            (
+                "SELECT COUNT(*) FROM agent_sessions WHERE status = 'stopped' AND token_generation = 1 AND ended_at > 0",
+                1,
+            ),
             ("SELECT COUNT(*) FROM agent_sessions WHERE status = 'active'", 1),
             ("SELECT COUNT(*) FROM agent_commands WHERE state = 'queued'", 0),
             ("SELECT COUNT(*) FROM events WHERE kind = 'machine.deleted'", 1),
             ("SELECT COUNT(*) FROM events WHERE kind = 'session.state'", 1),
-            ("SELECT COUNT(*) FROM audit_log WHERE action = 'machines.delete' AND before LIKE '%\"one\"%'", 1),
+            (
+                "SELECT COUNT(*) FROM audit_log WHERE action = 'machines.delete' AND before LIKE '%\"one\"%'",
+                1,
+            ),
             ("SELECT version FROM wakeups WHERE topic = 'auth'", 1),
         ] {
             assert_eq!(world.number(sql).await, expected, "{sql}");

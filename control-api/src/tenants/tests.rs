@@ -45,7 +45,12 @@ async fn an_admin_makes_and_renames_tenants() {
 async fn a_tenant_needs_a_name() {
     for world in worlds().await {
         let admin = world.admin().await;
-        for wrong in [json!({}), json!({ "name": " " }), json!({ "name": "x".repeat(101) }), json!({ "name": "a\nb" })] {
+        for wrong in [
+            json!({}),
+            json!({ "name": " " }),
+            json!({ "name": "x".repeat(101) }),
+            json!({ "name": "a\nb" }),
+        ] {
             let refused = admin.post("/api/tenants", wrong).await;
             assert_eq!(refused.status, 400, "{refused}");
             assert!(refused.text.contains("name"), "{refused}");
@@ -66,7 +71,13 @@ async fn tenants_are_listed_in_pages() {
         let mut path = "/api/tenants?limit=2".to_owned();
         loop {
             let page = admin.get(&path).await.ok().json;
-            names.extend(page["tenants"].as_array().unwrap().iter().map(|tenant| tenant["name"].to_string()));
+            names.extend(
+                page["tenants"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|tenant| tenant["name"].to_string()),
+            );
             let Some(next) = page["next"].as_str() else { break };
             path = format!("/api/tenants?limit=2&after={next}");
         }

@@ -67,11 +67,17 @@ async fn trap_36_only_the_machines_own_token_speaks_for_it() {
     for world in worlds().await {
         let machine = machine(&world).await;
         let agent = show(&world, &machine.token).await.unwrap();
-        assert_eq!((agent.machine, agent.tenant.0, agent.dialect.as_str()), (machine.id, 1, "own"));
+        assert_eq!(
+            (agent.machine, agent.tenant.0, agent.dialect.as_str()),
+            (machine.id, 1, "own")
+        );
         let strange = format!("acea_{}", "A".repeat(43));
         for wrong in ["", "acea_", &strange, &machine.token[..47], &machine.id.to_string()] {
             let refused = show(&world, wrong).await.unwrap_err();
-            assert_eq!((refused.status().as_u16(), refused.code()), (401, "invalid_agent_token"));
+            assert_eq!(
+                (refused.status().as_u16(), refused.code()),
+                (401, "invalid_agent_token")
+            );
         }
         let person = world.bearer(&machine.token).get("/api/auth/me").await;
         person.refused(401, "not_authenticated");
@@ -110,7 +116,11 @@ async fn trap_35_the_old_token_works_until_the_new_one_is_used() {
         assert!(is_let_in(&world, &new).await);
         assert!(!is_let_in(&world, &machine.token).await, "the new one was used");
         assert_eq!(verdict_of(&world, &machine, &machine.token).await, Verdict::Ended);
-        assert_eq!(hand_over(&world, &machine, &rotation).await, None, "the rotation is over");
+        assert_eq!(
+            hand_over(&world, &machine, &rotation).await,
+            None,
+            "the rotation is over"
+        );
         assert_eq!(world.number("SELECT token_version FROM remote_machines").await, 2);
     }
 }
@@ -177,7 +187,10 @@ async fn the_agent_of_a_machine_that_is_gone_is_told_so_however_late() {
         world.clock.advance(Duration::from_secs(300 * 86_400));
         for token in [&machine.token, &next] {
             let refused = show(&world, token).await.unwrap_err();
-            assert_eq!((refused.status().as_u16(), refused.code()), (401, "machine_unregistered"));
+            assert_eq!(
+                (refused.status().as_u16(), refused.code()),
+                (401, "machine_unregistered")
+            );
             assert_eq!(verdict_of(&world, &machine, token).await, Verdict::Unregistered);
         }
         assert_eq!(hand_over(&world, &machine, &rotation).await, None);
