@@ -54,6 +54,8 @@ mod when;
 mod write;
 
 #[cfg(test)]
+mod matrix_tests;
+#[cfg(test)]
 mod testing;
 
 pub use app::{App, OpenError, Trust};

@@ -197,12 +197,17 @@ async fn refuse(
         app.write_as(entry).await?.commit().await?;
     }
     if spent == Spent::OfAnotherTenant {
-        let message = "this machine is registered in another tenant; unregister it there first";
-        return Ok(ApiError::conflict(spent.code(), message).hint("the registration token is not spent"));
+        return Ok(of_another_tenant());
     }
     let message = "the registration token is unknown, expired or used";
     let refusal = ApiError::new(StatusCode::UNAUTHORIZED, "invalid_registration_token", message);
     Ok(refusal.hint("an admin can make a new one; each registers one machine"))
+}
+
+/// The one refusal that says what it knows: the token is good, and stays so.
+fn of_another_tenant() -> ApiError {
+    let message = "this machine is registered in another tenant; unregister it there first";
+    ApiError::conflict(Spent::OfAnotherTenant.code(), message).hint("the registration token is not spent")
 }
 
 impl Grant {

@@ -148,13 +148,17 @@ fn wanted(visitor: &Visitor, query: &Query, now: i64) -> Result<(&'static str, F
         }
     };
     filter.and_if("remote_machines.tenant_id =", query.tenant_id);
-    match query.status {
-        Some(Status::Online) => drop(filter.and("agent_connections.seen_at >", presence::seen_since(now))),
-        Some(Status::Offline) => {
-            drop(filter.and("COALESCE(agent_connections.seen_at, 0) <=", presence::seen_since(now)));
-        }
-        None => {}
-    }
+    let seen_since = presence::seen_since(now);
+    let (online, offline) = (
+        query.status == Some(Status::Online),
+        query.status == Some(Status::Offline),
+    );
+    filter
+        .and_if("agent_connections.seen_at >", online.then_some(seen_since))
+        .and_if(
+            "COALESCE(agent_connections.seen_at, 0) <=",
+            offline.then_some(seen_since),
+        );
     if let Some(after) = &query.after {
         let Place(name, id) = Place::read(after)?;
         let columns = &["remote_machines.machine_name", "remote_machines.machine_id"];

@@ -64,7 +64,20 @@ async fn a_registration_token_comes_with_what_to_paste() {
         let token = made.json["registration_token"].as_str().unwrap();
         assert!(token.starts_with("acer_") && token.len() == 48);
         let shown = made.text.replace(token, "TOKEN");
-        allow_duplicates!(assert_snapshot!(shown, @""));
+        let shown: Value = serde_json::from_str(&shown).unwrap();
+        let shown = serde_json::to_string_pretty(&shown).unwrap();
+        allow_duplicates!(assert_snapshot!(shown, @r#"
+        {
+          "expires_at": "2026-01-31T13:00:00.000Z",
+          "install_commands": {
+            "linux": "curl -fsSL http://ace.test/api/remote/agent/install.sh | bash -s -- --server http://ace.test --token TOKEN",
+            "macos": "curl -fsSL http://ace.test/api/remote/agent/install.sh | bash -s -- --server http://ace.test --token TOKEN",
+            "windows": "$env:OPENACE_SERVER_URL='http://ace.test'; $env:OPENACE_REGISTRATION_TOKEN='TOKEN'; Invoke-WebRequest -UseBasicParsing -Uri 'http://ace.test/api/remote/agent/install.ps1' | Invoke-Expression"
+          },
+          "registration_token": "TOKEN",
+          "success": true
+        }
+        "#));
         assert_eq!(world.audit().await.len(), 2);
         let kept = "SELECT COUNT(*) FROM audit_log WHERE after LIKE '%acer_%' OR target LIKE '%acer_%'";
         assert_eq!(world.number(kept).await, 0);
@@ -126,7 +139,39 @@ async fn a_machine_is_shown_as_it_is() {
         let path = format!("/api/remote/machines/{id}");
         let shown = world.admin().await.get(&path).await;
         let shown = shown.to_string().replace(&id.to_string(), "MACHINE");
-        allow_duplicates!(assert_snapshot!(shown, @""));
+        allow_duplicates!(assert_snapshot!(shown, @r#"
+        200
+        {
+          "machine": {
+            "agent_version": "1.0.0",
+            "allow_long_tokens": true,
+            "capabilities": {
+              "cpu_cores": 16,
+              "memory_gb": 64
+            },
+            "connected": false,
+            "created_at": "2026-01-31T12:00:00.000Z",
+            "current_user_permission": "admin",
+            "dialect": "own",
+            "hostname": "build-1.example.com",
+            "ip_address": "203.0.113.9",
+            "last_heartbeat": null,
+            "machine_id": "MACHINE",
+            "machine_name": "Build server",
+            "max_sessions": 5,
+            "os_type": "linux",
+            "os_version": "6.1",
+            "status": "offline",
+            "tenant_id": 1,
+            "token_state": "unused",
+            "token_version": 1,
+            "transport": null,
+            "work_dir": null,
+            "workspace_type": "local"
+          },
+          "success": true
+        }
+        "#));
     }
 }
 
@@ -258,10 +303,13 @@ async fn an_unregistered_machine_is_gone_with_all_that_ran_on_it() {
         let waiting = format!("/api/remote/machines/{id}/token/rotate");
         admin.post(&waiting, json!({})).await.ok();
         let mut bell = world.app.wakeups().listen(crate::wakeups::Wakeup::Machine(id));
+        let auth = "SELECT version FROM wakeups WHERE topic = 'auth'";
+        let heard = world.number(auth).await;
         let path = format!("/api/remote/machines/{id}");
         let deleted = admin.delete(&path).await.ok();
         assert_eq!(deleted.json["stopped_sessions"], 1);
         bell.next().await;
+        assert_eq!(world.number(auth).await, heard + 1, "gateways look again");
         bob.get(&path).await.refused(404, "machine_not_found");
         admin.delete(&path).await.refused(404, "machine_not_found");
         for (sql, expected) in [
@@ -280,7 +328,6 @@ async fn an_unregistered_machine_is_gone_with_all_that_ran_on_it() {
                 "SELECT COUNT(*) FROM audit_log WHERE action = 'machines.delete' AND before LIKE '%\"one\"%'",
                 1,
             ),
-            ("SELECT version FROM wakeups WHERE topic = 'auth'", 1),
         ] {
             assert_eq!(world.number(sql).await, expected, "{sql}");
         }

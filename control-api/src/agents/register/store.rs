@@ -6,7 +6,7 @@ use ace_policies::edge::EdgeHeaders;
 use ace_policies::{MachineId, Secret, secret};
 use sqlx::Row;
 
-use super::{Grant, Wish};
+use super::{Grant, Wish, of_another_tenant};
 use crate::error::ApiError;
 use crate::machines::{self, Machine};
 use crate::write::Write;
@@ -106,9 +106,4 @@ fn workspace_type(edge: &EdgeHeaders) -> &'static str {
     } else {
         "remote"
     }
-}
-
-fn of_another_tenant() -> ApiError {
-    let message = "this machine is registered in another tenant; unregister it there first";
-    ApiError::conflict("machine_of_another_tenant", message).hint("the registration token is not spent")
 }

@@ -1,0 +1,108 @@
+//! Who may call what: every route of the router, tried by everybody. A route without a line fails the test, which says what line.
+
+mod routes;
+mod seed;
+mod stage;
+
+use std::collections::BTreeSet;
+
+use stage::{EVERYBODY, Stage};
+
+use crate::testing::worlds;
+
+/// Method; path with ids, where `{machine}`, `{session}` and so on are those of the [`Stage`]; JSON body, empty for none; and the
+/// status for each of [`EVERYBODY`]. Before each call the stage is set anew.
+type Line = (&'static str, &'static str, &'static str, [u16; EVERYBODY.len()]);
+
+//                                                                       nobody, user, machine admin, elsewhere, admin, agent
+#[rustfmt::skip]
+const MATRIX: &[Line] = &[
+    ("POST", "/api/auth/login", r#"{"username":"x","password":""}"#, [400, 400, 400, 400, 400, 400]),
+    ("GET", "/api/auth/check", "", [200, 200, 200, 200, 200, 200]),
+    ("GET", "/api/auth/me", "", [401, 200, 200, 200, 200, 401]),
+    ("POST", "/api/auth/change-password", r#"{"current_password":"wrong","new_password":"a new password"}"#, [401, 401, 401, 401, 401, 401]),
+    ("POST", "/api/auth/logout", "", [200, 200, 200, 200, 200, 200]),
+
+    ("GET", "/api/users", "", [401, 403, 403, 403, 200, 401]),
+    ("POST", "/api/users", r#"{"username":"made"}"#, [401, 403, 403, 403, 200, 401]),
+    ("GET", "/api/users/1", "", [401, 403, 403, 403, 200, 401]),
+    ("PATCH", "/api/users/1", r#"{"email":null}"#, [401, 403, 403, 403, 200, 401]),
+    ("GET", "/api/tokens", "", [401, 200, 200, 200, 200, 401]),
+    ("POST", "/api/tokens", r#"{"name":"x"}"#, [401, 200, 200, 200, 200, 401]),
+    ("DELETE", "/api/tokens/{token}", "", [401, 404, 404, 404, 200, 401]),
+    ("GET", "/api/tenants", "", [401, 403, 403, 403, 200, 401]),
+    ("POST", "/api/tenants", r#"{"name":"made"}"#, [401, 403, 403, 403, 200, 401]),
+    ("PATCH", "/api/tenants/{elsewhere}", r#"{"name":"renamed"}"#, [401, 403, 403, 403, 200, 401]),
+
+    ("GET", "/api/remote/api-keys", "", [401, 403, 403, 403, 200, 401]),
+    ("POST", "/api/remote/api-keys", r#"{"provider":"openai","key_name":"k","api_key":"sk-xxx...","base_url":"https://ace-test.invalid/v1"}"#, [401, 403, 403, 403, 200, 401]),
+    ("PATCH", "/api/remote/api-keys/1", r#"{"weight":1}"#, [401, 403, 403, 403, 200, 401]),
+    ("POST", "/api/remote/api-keys/1/test", "{}", [401, 403, 403, 403, 200, 401]),
+    ("DELETE", "/api/remote/api-keys/1", "", [401, 403, 403, 403, 200, 401]),
+    ("POST", "/api/proxy-tokens", "{}", [401, 200, 200, 200, 200, 401]),
+
+    ("POST", "/api/remote/machines/register", "{}", [401, 403, 403, 403, 200, 401]),
+    ("GET", "/api/remote/machines", "", [401, 200, 200, 200, 200, 401]),
+    ("GET", "/api/remote/machines/available", "", [401, 200, 200, 200, 200, 401]),
+    ("GET", "/api/remote/machines/{machine}", "", [401, 200, 200, 404, 200, 401]),
+    ("PATCH", "/api/remote/machines/{machine}", r#"{"max_sessions":5}"#, [401, 403, 403, 403, 200, 401]),
+    ("DELETE", "/api/remote/machines/{machine}", "", [401, 403, 403, 403, 200, 401]),
+    ("GET", "/api/remote/machines/{machine}/users", "", [401, 403, 200, 404, 200, 401]),
+    ("POST", "/api/remote/machines/{machine}/assign", r#"{"user_id":{dave}}"#, [401, 403, 200, 404, 200, 401]),
+    ("DELETE", "/api/remote/machines/{machine}/assign/{dave}", "", [401, 403, 200, 404, 200, 401]),
+    ("POST", "/api/remote/machines/{machine}/token/rotate", "", [401, 403, 403, 403, 200, 401]),
+    ("POST", "/api/remote/machines/{machine}/token/revoke", "", [401, 403, 403, 403, 200, 401]),
+    ("POST", "/api/remote/agent/register", "{}", [400, 400, 400, 400, 400, 400]),
+
+    ("GET", "/api/quota/me", "", [401, 200, 200, 200, 200, 401]),
+    ("GET", "/api/quota/tenants/1", "", [401, 404, 404, 404, 200, 401]),
+    ("PUT", "/api/quota/tenants/1", r#"{"limits":{"tokens_per_day":null}}"#, [401, 403, 403, 403, 200, 401]),
+    ("GET", "/api/quota/events", "", [401, 200, 200, 200, 200, 401]),
+    ("GET", "/api/usage", "", [401, 200, 200, 200, 200, 401]),
+    ("GET", "/api/usage/requests", "", [401, 200, 200, 200, 200, 401]),
+    ("GET", "/api/prices", "", [401, 403, 403, 403, 200, 401]),
+    ("GET", "/api/audit", "", [401, 403, 403, 403, 200, 401]),
+    ("GET", "/api/meta", "", [200, 200, 200, 200, 200, 200]),
+    ("GET", "/api/status", "", [401, 403, 403, 403, 200, 401]),
+];
+
+#[tokio::test]
+async fn everybody_gets_what_the_matrix_says() {
+    for world in worlds().await {
+        let stage = Stage::new(&world);
+        let mut wrong = Vec::new();
+        for (method, path, body, expected) in MATRIX {
+            let found = stage.statuses(method, path, body).await;
+            if found != *expected {
+                wrong.push(format!("{method} {path}: {expected:?} in the matrix, but {found:?}"));
+            }
+        }
+        let engine = world.database.engine().as_str();
+        assert!(wrong.is_empty(), "{engine}:\n{}", wrong.join("\n"));
+    }
+}
+
+#[tokio::test]
+async fn every_route_has_a_line_in_the_matrix() {
+    let served = routes::served();
+    let lines = MATRIX.iter().map(|(method, path, ..)| {
+        routes::of(&served, method, path).unwrap_or_else(|| panic!("no route serves {method} {path}"))
+    });
+    let lines: BTreeSet<_> = lines.collect();
+    let [world, ..] = &worlds().await[..] else {
+        unreachable!()
+    };
+    let mut missing = Vec::new();
+    for (method, template) in served.difference(&lines) {
+        let (path, body) = routes::draft(method, template);
+        let found = Stage::new(world).statuses(method, &path, body).await;
+        missing.push(format!("    ({method:?}, {path:?}, {body:?}, {found:?}),"));
+    }
+    assert!(
+        missing.is_empty(),
+        "add these lines to MATRIX in matrix_tests.rs, with a body that works and the statuses that are right; \
+         the numbers are what is answered now to {}:\n{}",
+        EVERYBODY.map(|person| person.name()).join(", "),
+        missing.join("\n")
+    );
+}
