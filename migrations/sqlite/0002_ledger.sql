@@ -83,8 +83,8 @@ CREATE TABLE quota_events (
 
 CREATE INDEX quota_events_by_time ON quota_events (at, id);
 
--- Sums of the ledger, kept by the same transactions. Absent: '' and 0. Kept in the order of their keys, in which what is rarely asked
--- for comes last: a span of time is read in one go, and mostly added up in that order, without sorting.
+-- Sums of the ledger, kept by the same transactions. Absent: '' and 0. Kept in the order of their keys, in which what there are
+-- many of comes last: a span of time is read in one go, and mostly added up in that order, without sorting.
 CREATE TABLE usage_hourly (
     hour_start            INTEGER NOT NULL,
     tenant_id             INTEGER NOT NULL,
@@ -107,7 +107,7 @@ CREATE TABLE usage_hourly (
     cost_micro_usd        INTEGER NOT NULL,
     ttfb_ms               INTEGER NOT NULL,
     duration_ms           INTEGER NOT NULL,
-    PRIMARY KEY (hour_start, user_id, model, provider, api_key_id, machine_id, tenant_id)
+    PRIMARY KEY (hour_start, model, provider, api_key_id, user_id, machine_id, tenant_id)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX usage_hourly_by_user ON usage_hourly (user_id, hour_start);
@@ -116,7 +116,6 @@ CREATE TABLE usage_daily (
     day_start             INTEGER NOT NULL,
     tenant_id             INTEGER NOT NULL,
     user_id               INTEGER NOT NULL,
-    session_id            TEXT NOT NULL,
     machine_id            TEXT NOT NULL,
     provider              TEXT NOT NULL,
     api_key_id            INTEGER NOT NULL,
@@ -135,11 +134,41 @@ CREATE TABLE usage_daily (
     cost_micro_usd        INTEGER NOT NULL,
     ttfb_ms               INTEGER NOT NULL,
     duration_ms           INTEGER NOT NULL,
-    PRIMARY KEY (day_start, user_id, model, provider, api_key_id, machine_id, session_id, tenant_id)
+    PRIMARY KEY (day_start, model, provider, api_key_id, user_id, machine_id, tenant_id)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX usage_daily_by_user ON usage_daily (user_id, day_start);
-CREATE INDEX usage_daily_by_session ON usage_daily (session_id);
+
+-- The same by session: apart, because there are many times as many of them as of anything else. The total of a session is one read of
+-- its key. Requests of none are in it too, under ''.
+CREATE TABLE usage_sessions (
+    session_id            TEXT NOT NULL,
+    day_start             INTEGER NOT NULL,
+    tenant_id             INTEGER NOT NULL,
+    user_id               INTEGER NOT NULL,
+    machine_id            TEXT NOT NULL,
+    provider              TEXT NOT NULL,
+    api_key_id            INTEGER NOT NULL,
+    model                 TEXT NOT NULL,
+    requests              INTEGER NOT NULL,
+    errors                INTEGER NOT NULL,
+    estimated             INTEGER NOT NULL,
+    input_tokens          INTEGER NOT NULL,
+    cache_read_tokens     INTEGER NOT NULL,
+    cache_write_5m_tokens INTEGER NOT NULL,
+    cache_write_1h_tokens INTEGER NOT NULL,
+    output_tokens         INTEGER NOT NULL,
+    reasoning_tokens      INTEGER NOT NULL,
+    audio_input_tokens    INTEGER NOT NULL,
+    audio_output_tokens   INTEGER NOT NULL,
+    cost_micro_usd        INTEGER NOT NULL,
+    ttfb_ms               INTEGER NOT NULL,
+    duration_ms           INTEGER NOT NULL,
+    PRIMARY KEY (session_id, day_start, model, provider, api_key_id, user_id, machine_id, tenant_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX usage_sessions_by_user ON usage_sessions (user_id, day_start);
+CREATE INDEX usage_sessions_by_day ON usage_sessions (day_start);
 
 -- What the request is charged with, by which price, and to which day and month.
 ALTER TABLE request_ledger ADD COLUMN cost_micro_usd INTEGER NOT NULL DEFAULT 0;

@@ -105,7 +105,7 @@ pub(super) fn all() -> Vec<Check> {
     let quota = ["day", "month"]
         .into_iter()
         .flat_map(|period| ACCOUNTS.map(|account| quota(account, period)));
-    [hourly(), daily()].into_iter().chain(quota).collect()
+    [hourly(), daily(), sessions()].into_iter().chain(quota).collect()
 }
 
 fn hourly() -> Check {
@@ -123,15 +123,24 @@ fn hourly() -> Check {
 
 fn daily() -> Check {
     let day = column("day", "day_start", "day_start", Kind::Time);
-    let session = column("session", "session_id", "COALESCE(session_id, '')", Kind::Text);
     Check {
         table: "usage_daily",
-        key: std::iter::once(day).chain(usage_key()).chain([session]).collect(),
+        key: std::iter::once(day).chain(usage_key()).collect(),
         measures: USAGE,
         kept: "true".to_owned(),
         computed: "true".to_owned(),
         reach_ms: 2 * DAY_MS,
         chunk_ms: 7 * DAY_MS,
+    }
+}
+
+fn sessions() -> Check {
+    let session = column("session", "session_id", "COALESCE(session_id, '')", Kind::Text);
+    let daily = daily();
+    Check {
+        table: "usage_sessions",
+        key: daily.key.into_iter().chain([session]).collect(),
+        ..daily
     }
 }
 

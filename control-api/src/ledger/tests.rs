@@ -60,7 +60,8 @@ impl Settled {
         self.add(world, "usage_hourly", "hour_start", self.at - self.at % HOUR, "")
             .await;
         let session = format!(", session_id = '{}'", self.session.unwrap_or_default());
-        self.add(world, "usage_daily", "day_start", day, &session).await;
+        self.add(world, "usage_daily", "day_start", day, "").await;
+        self.add(world, "usage_sessions", "day_start", day, &session).await;
     }
 
     /// The ledger alone, as a writer would that forgets the sums.
@@ -209,6 +210,7 @@ async fn sums_that_are_right_are_found_right() {
         let expected = [
             "usage_hourly 40 0",
             "usage_daily 40 0",
+            "usage_sessions 40 0",
             "quota_usage: user, day 40 0",
             "quota_usage: tenant, day 40 0",
             "quota_usage: session, day 27 0",
@@ -260,6 +262,11 @@ async fn a_planted_error_is_found_in_every_table_of_sums() {
         &["usage_daily"],
     )
     .await;
+    plant(
+        "UPDATE usage_sessions SET session_id = 's3' WHERE day_start = (SELECT MAX(day_start) FROM usage_sessions)",
+        &["usage_sessions"],
+    )
+    .await;
     plant("UPDATE quota_usage SET tokens = tokens - 1 WHERE account_kind = 'machine' AND period = 'month' AND period_start = 1767225600000", &["quota_usage: machine, month"]).await;
     plant("UPDATE quota_usage SET requests = requests + 1 WHERE account_kind = 'session' AND account_id = 's2' AND period = 'month' AND period_start = 1767225600000", &["quota_usage: session, month"]).await;
     plant(
@@ -286,7 +293,7 @@ async fn a_request_that_is_in_no_sum_is_found_in_all_it_belongs_to() {
     for world in busy_worlds().await {
         REQUEST.write_ledger(&world).await;
         let verified = verify(&world).await;
-        assert_eq!(verified.different(), 12);
+        assert_eq!(verified.different(), 13);
         let told: Vec<_> = verified.differences.iter().map(ToString::to_string).collect();
         let expected = "quota_usage: day 2026-01-31T00:00:00.000Z, user '1': tokens is kept as 165, computed as 330";
         assert!(told.iter().any(|line| line == expected), "{told:#?}");
@@ -296,11 +303,11 @@ async fn a_request_that_is_in_no_sum_is_found_in_all_it_belongs_to() {
 #[tokio::test]
 async fn a_row_of_the_ledger_that_was_changed_or_removed_is_found() {
     for (error, different) in [
-        ("UPDATE request_ledger SET output_tokens = 6 WHERE id = 1", 12),
-        ("DELETE FROM request_ledger WHERE id = 1", 12),
-        ("UPDATE request_ledger SET day_start = 0 WHERE id = 1", 12),
+        ("UPDATE request_ledger SET output_tokens = 6 WHERE id = 1", 13),
+        ("DELETE FROM request_ledger WHERE id = 1", 13),
+        ("UPDATE request_ledger SET day_start = 0 WHERE id = 1", 13),
         ("UPDATE request_ledger SET month_start = 0 WHERE id = 1", 5),
-        ("UPDATE request_ledger SET error_kind = 'client_gone' WHERE id = 2", 2),
+        ("UPDATE request_ledger SET error_kind = 'client_gone' WHERE id = 2", 3),
     ] {
         for world in busy_worlds().await {
             run(&world, error).await;
@@ -393,6 +400,10 @@ async fn a_model_that_was_asked_for_counts_only_where_it_was_charged() {
             .map(|part| part.different)
             .filter(|different| *different > 0)
             .collect();
-        assert_eq!(different, [2, 2], "by hour and by day, under '' and under its name");
+        assert_eq!(
+            different,
+            [2, 2, 2],
+            "by hour, day and session, under '' and under its name"
+        );
     }
 }

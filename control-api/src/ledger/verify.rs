@@ -70,8 +70,8 @@ impl fmt::Display for Difference {
 }
 
 impl App {
-    /// Compares `quota_usage`, `usage_hourly` and `usage_daily` with the ledger, and what is leased with the leases. Of the differences
-    /// `keep` figures are told, all are counted. May be done while gateways write.
+    /// Compares `quota_usage` and the tables of usage with the ledger, and what is leased with the leases. Of the differences `keep`
+    /// figures are told, all are counted. May be done while gateways write.
     pub async fn verify_ledger(&self, range: Range, keep: usize) -> Result<LedgerVerified, sqlx::Error> {
         let mut verified = LedgerVerified::default();
         for check in check::all() {

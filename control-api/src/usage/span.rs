@@ -25,35 +25,23 @@ pub(super) enum Resolution {
 }
 
 impl Resolution {
-    /// The table of the sums, and its key in order.
-    pub const fn table(self) -> (&'static str, &'static [&'static str]) {
+    /// The table of the sums. Those by session are apart: there are many of them, and whoever does not ask for them need not wait for them.
+    pub const fn table(self, by_session: bool) -> &'static str {
         match self {
-            Self::Day => ("usage_daily", &DAILY_KEY),
-            Self::Hour => ("usage_hourly", &HOURLY_KEY),
+            Self::Day if by_session => "usage_sessions",
+            Self::Day => "usage_daily",
+            Self::Hour => "usage_hourly",
+        }
+    }
+
+    /// With what the tables' keys begin that there are few of. Behind it come people and machines.
+    pub const fn few(self) -> [&'static str; 4] {
+        match self {
+            Self::Day => ["day_start", "model", "provider", "api_key_id"],
+            Self::Hour => ["hour_start", "model", "provider", "api_key_id"],
         }
     }
 }
-
-const DAILY_KEY: [&str; 8] = [
-    "day_start",
-    "user_id",
-    "model",
-    "provider",
-    "api_key_id",
-    "machine_id",
-    "session_id",
-    "tenant_id",
-];
-
-const HOURLY_KEY: [&str; 7] = [
-    "hour_start",
-    "user_id",
-    "model",
-    "provider",
-    "api_key_id",
-    "machine_id",
-    "tenant_id",
-];
 
 /// A span of time: `from` is in it, `to` is not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ToSchema)]
@@ -90,11 +78,10 @@ impl Span {
     pub fn resolution(
         self,
         dimensions: &[Dimension],
-        of_session: bool,
+        by_session: bool,
         calendar: &Calendar,
         now: i64,
     ) -> Result<Resolution, ApiError> {
-        let by_session = of_session || dimensions.contains(&Dimension::Session);
         let by_hour = dimensions.contains(&Dimension::Hour);
         if by_hour && by_session {
             return Err(ApiError::field(
@@ -154,7 +141,8 @@ mod tests {
 
     #[track_caller]
     fn check(asked: Span, dimensions: &[Dimension], expected: Resolution, covered: Span) {
-        let found = asked.resolution(dimensions, false, &berlin(), at(NOW).0).unwrap();
+        let by_session = dimensions.contains(&Dimension::Session);
+        let found = asked.resolution(dimensions, by_session, &berlin(), at(NOW).0).unwrap();
         assert_eq!((found, asked.rounded(found, &berlin())), (expected, covered));
     }
 
@@ -199,9 +187,8 @@ mod tests {
     #[test]
     fn what_no_table_can_answer_is_refused() {
         let odd = span("2026-04-01T21:30:00Z", "2026-04-02T00:00:00Z");
-        for other in [Dimension::Day, Dimension::Session] {
-            assert!(odd.resolution(&[Dimension::Hour, other], false, &berlin(), 0).is_err());
-        }
+        let hour_and_day = [Dimension::Hour, Dimension::Day];
+        assert!(odd.resolution(&hour_and_day, false, &berlin(), 0).is_err());
         assert!(odd.resolution(&[Dimension::Hour], true, &berlin(), 0).is_err());
         assert!(Span::asked(Some(at(NOW)), Some(at(NOW)), &berlin(), 0).is_err());
     }

@@ -206,6 +206,7 @@ struct Question {
     span: Span,
     covered: Span,
     resolution: Resolution,
+    by_session: bool,
     filter: Filter,
     limit: i64,
     /// Whether the answer must be whole.
@@ -218,7 +219,8 @@ impl Question {
         let (calendar, now) = (&app.config().calendar, app.now());
         let dimensions = dimension::parse(&query.group_by)?;
         let span = Span::asked(query.from, query.to, calendar, now)?;
-        let resolution = span.resolution(&dimensions, query.session_id.is_some(), calendar, now)?;
+        let by_session = query.session_id.is_some() || dimensions.contains(&Dimension::Session);
+        let resolution = span.resolution(&dimensions, by_session, calendar, now)?;
         let covered = span.rounded(resolution, calendar);
         let whole = query.format == Format::Csv && query.limit.is_none();
         let limit = if whole {
@@ -234,6 +236,7 @@ impl Question {
             span,
             covered,
             resolution,
+            by_session,
             whole,
         })
     }
@@ -279,15 +282,15 @@ impl Question {
     /// What is added up: the table, or for SQLite sums of it that are made on the way through its key. SQLite groups by sorting, and to
     /// sort the many rows is what would cost most; PostgreSQL groups by hashing, and would only do it twice.
     fn source(&self, engine: Engine) -> String {
-        let (table, key) = self.resolution.table();
+        let table = self.resolution.table(self.by_session);
         let table = format!("{table} {}", self.filter.clauses());
-        let asked = columns(&self.dimensions);
-        let last = key.iter().rposition(|column| asked.contains(column));
-        let way = last.map_or(&[][..], |last| &key[..=last]);
-        // Of sessions there are nearly as many as rows.
-        let shorter = way.len() > asked.len() && !asked.contains(&Dimension::Session.column());
+        let (asked, few) = (columns(&self.dimensions), self.resolution.few());
+        let last = few.iter().rposition(|column| asked.contains(column));
+        let way = last.map_or(&[][..], |last| &few[..=last]);
+        // Where people, machines or sessions are asked for, there would be nearly as many sums as rows.
+        let shorter = way.len() > asked.len() && asked.iter().all(|column| few.contains(column));
         match engine {
-            Engine::Sqlite if shorter => {
+            Engine::Sqlite if shorter && !self.by_session => {
                 let way = way.join(", ");
                 format!("(SELECT {way}, {} FROM {table} GROUP BY {way}) AS parts", measures())
             }

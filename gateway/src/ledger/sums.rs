@@ -55,8 +55,20 @@ pub struct Settled {
     pub total: Amounts,
 }
 
-type Hour = (i64, i64, i64, String, &'static str, i64, String);
-type Day = (i64, i64, i64, String, String, &'static str, i64, String);
+/// What a row of usage is told apart by, in the order of the tables' keys.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    /// Only where sums are kept by session.
+    session: Option<String>,
+    start_ms: i64,
+    model: String,
+    provider: &'static str,
+    key: i64,
+    user: i64,
+    machine: String,
+    tenant: i64,
+}
+
 /// Requests, errors, estimated ones, eight token classes, cost, time to first byte, duration; behind them what is charged and not
 /// summed up by itself: requests.
 type Totals = [i64; COUNTS];
@@ -78,25 +90,54 @@ const TOTALS: [&str; 14] = [
     "ttfb_ms",
     "duration_ms",
 ];
-const HOUR: [&str; 7] = [
-    "hour_start",
-    "tenant_id",
-    "user_id",
-    "machine_id",
-    "provider",
-    "api_key_id",
-    "model",
-];
-const DAY: [&str; 8] = [
-    "day_start",
-    "tenant_id",
-    "user_id",
-    "session_id",
-    "machine_id",
-    "provider",
-    "api_key_id",
-    "model",
-];
+
+/// A table of usage.
+#[derive(Clone, Copy)]
+enum Table {
+    Hourly,
+    Daily,
+    Sessions,
+}
+
+impl Table {
+    const ALL: [Self; 3] = [Self::Hourly, Self::Daily, Self::Sessions];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Hourly => "usage_hourly",
+            Self::Daily => "usage_daily",
+            Self::Sessions => "usage_sessions",
+        }
+    }
+
+    /// Its columns in the order in which [`Key`] has them.
+    const fn key(self) -> &'static [&'static str] {
+        const HOURLY: [&str; 7] = [
+            "hour_start",
+            "model",
+            "provider",
+            "api_key_id",
+            "user_id",
+            "machine_id",
+            "tenant_id",
+        ];
+        const SESSIONS: [&str; 8] = [
+            "session_id",
+            "day_start",
+            "model",
+            "provider",
+            "api_key_id",
+            "user_id",
+            "machine_id",
+            "tenant_id",
+        ];
+        match self {
+            Self::Hourly => &HOURLY,
+            Self::Daily => SESSIONS.split_at(1).1,
+            Self::Sessions => &SESSIONS,
+        }
+    }
+}
 
 impl<'r> Sums<'r> {
     /// Adds a row that is new.
@@ -136,40 +177,10 @@ impl<'r> Sums<'r> {
         used
     }
 
-    fn hourly(&self) -> BTreeMap<Hour, Totals> {
+    fn usage(&self, table: Table) -> BTreeMap<Key, Totals> {
         let mut sums = BTreeMap::new();
         for (group, totals) in &self.groups {
-            let [tenant, user, _, machine, key] = group.columns();
-            let hour = (
-                group.hour_ms,
-                tenant.0,
-                user.0,
-                machine.1,
-                group.provider.as_str(),
-                key.0,
-                storable(group.model),
-            );
-            add(sums.entry(hour).or_insert([0; COUNTS]), *totals);
-        }
-        sums
-    }
-
-    fn daily(&self) -> BTreeMap<Day, Totals> {
-        let mut sums = BTreeMap::new();
-        for (group, totals) in &self.groups {
-            let [tenant, user, session, machine, key] = group.columns();
-            let provider = group.provider.as_str();
-            let day = (
-                group.day_ms,
-                tenant.0,
-                user.0,
-                session.1,
-                machine.1,
-                provider,
-                key.0,
-                storable(group.model),
-            );
-            add(sums.entry(day).or_insert([0; COUNTS]), *totals);
+            add(sums.entry(group.key(table)).or_insert([0; COUNTS]), *totals);
         }
         sums
     }
@@ -193,36 +204,11 @@ impl<'r> Sums<'r> {
                 });
             }
         }
-        let hourly: Vec<_> = self.hourly().into_iter().collect();
-        for chunk in hourly.chunks(ROWS) {
-            let text = statement(engine, "usage_hourly", &HOUR, &TOTALS, chunk.len());
-            let mut query = sqlx::query(sqlx::AssertSqlSafe(text));
-            for ((hour, tenant, user, machine, provider, key, model), totals) in chunk {
-                query = query.bind(*hour).bind(*tenant).bind(*user).bind(machine.clone());
-                query = bind_all(
-                    query.bind(*provider).bind(*key).bind(model.clone()),
-                    &totals[..TOTALS.len()],
-                );
+        for table in Table::ALL {
+            let sums: Vec<_> = self.usage(table).into_iter().collect();
+            for chunk in sums.chunks(ROWS) {
+                add_usage(connection, engine, table, chunk).await?;
             }
-            query.execute(&mut *connection).await?;
-        }
-        let daily: Vec<_> = self.daily().into_iter().collect();
-        for chunk in daily.chunks(ROWS) {
-            let text = statement(engine, "usage_daily", &DAY, &TOTALS, chunk.len());
-            let mut query = sqlx::query(sqlx::AssertSqlSafe(text));
-            for ((day, tenant, user, session, machine, provider, key, model), totals) in chunk {
-                query = query
-                    .bind(*day)
-                    .bind(*tenant)
-                    .bind(*user)
-                    .bind(session.clone())
-                    .bind(machine.clone());
-                query = bind_all(
-                    query.bind(*provider).bind(*key).bind(model.clone()),
-                    &totals[..TOTALS.len()],
-                );
-            }
-            query.execute(&mut *connection).await?;
         }
         Ok(settled)
     }
@@ -295,6 +281,29 @@ async fn add_used(
     settled.collect()
 }
 
+async fn add_usage(
+    connection: &mut AnyConnection,
+    engine: Engine,
+    table: Table,
+    chunk: &[(Key, Totals)],
+) -> Result<(), sqlx::Error> {
+    let text = statement(engine, table.name(), table.key(), &TOTALS, chunk.len());
+    let mut query = sqlx::query(sqlx::AssertSqlSafe(text));
+    for (key, totals) in chunk {
+        if let Some(session) = &key.session {
+            query = query.bind(session.clone());
+        }
+        query = query.bind(key.start_ms).bind(key.model.clone()).bind(key.provider);
+        query = query
+            .bind(key.key)
+            .bind(key.user)
+            .bind(key.machine.clone())
+            .bind(key.tenant);
+        query = bind_all(query, &totals[..TOTALS.len()]);
+    }
+    query.execute(connection).await.map(drop)
+}
+
 impl<'r> Group<'r> {
     fn of(entry: &'r Entry) -> Self {
         Self {
@@ -319,16 +328,27 @@ impl<'r> Group<'r> {
         })
     }
 
-    /// Tenant, user, session, machine and key, as a number and as a text: 0 and "" where there is none.
-    fn columns(&self) -> [(i64, String); 5] {
+    /// The row of a table that it is added to: 0 and "" for what there is none of.
+    fn key(&self, table: Table) -> Key {
         let [user, tenant, session, machine, key] = self.accounts;
-        [tenant, user, session, machine, key].map(|account| match account {
-            Some(Account::User(UserId(id)) | Account::Tenant(TenantId(id)) | Account::ProviderKey(KeyId(id))) => {
-                (id, String::new())
-            }
-            Some(account) => (0, account.id()),
-            None => (0, String::new()),
-        })
+        let number = |account| match account {
+            Some(Account::User(UserId(id)) | Account::Tenant(TenantId(id)) | Account::ProviderKey(KeyId(id))) => id,
+            _ => 0,
+        };
+        let text = |account: Option<Account>| account.map(|account| account.id()).unwrap_or_default();
+        Key {
+            session: matches!(table, Table::Sessions).then(|| text(session)),
+            start_ms: match table {
+                Table::Hourly => self.hour_ms,
+                Table::Daily | Table::Sessions => self.day_ms,
+            },
+            model: storable(self.model),
+            provider: self.provider.as_str(),
+            key: number(key),
+            user: number(user),
+            machine: text(machine),
+            tenant: number(tenant),
+        }
     }
 }
 

@@ -215,7 +215,7 @@ async fn every_settled_request_is_one_row_and_in_every_sum() {
             3,
             "user, tenant and key; neither session nor machine"
         );
-        for table in ["usage_hourly", "usage_daily"] {
+        for table in ["usage_hourly", "usage_daily", "usage_sessions"] {
             let sums = format!(
                 "SELECT CAST(SUM(requests) AS BIGINT), CAST(SUM(input_tokens + output_tokens) AS BIGINT), CAST(SUM(cost_micro_usd) AS BIGINT) FROM {table}"
             );
