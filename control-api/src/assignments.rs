@@ -143,7 +143,7 @@ async fn revoke(
     let before = place.lock(&mut write, &permit).await?;
     let before = before.assignment.ok_or_else(not_assigned)?;
     place.remove(&mut write).await?;
-    let reason = "access_revoked";
+    let reason = "the owner may not use the machine any more";
     let stopped_sessions = machines::stop_sessions(write.record(), machine, Some(user), reason, Tell::Agent).await?;
     write
         .target(place.name())

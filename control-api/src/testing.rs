@@ -134,11 +134,11 @@ impl World {
     }
 
     /// A machine of the first tenant, registered as its agent does it, and the agent.
-    pub async fn machine(&self, name: &str) -> (MachineId, Client) {
+    pub async fn new_machine(&self, name: &str) -> (MachineId, Client) {
         let id = MachineId(chance::id());
         let token = self.registration_token(json!({})).await;
         let registered = self.nobody().register(&token, id, name).await.ok();
-        (id, self.agent(&registered))
+        (id, self.agent_of(&registered))
     }
 
     /// A token that registers a machine, made by the first admin.
@@ -153,7 +153,7 @@ impl World {
     }
 
     /// The agent that was given this answer when it registered.
-    pub fn agent(&self, registered: &Answer) -> Client {
+    pub fn agent_of(&self, registered: &Answer) -> Client {
         let token = registered.json["machine"]["agent_token"].as_str().unwrap();
         self.bearer(token)
     }

@@ -31,7 +31,7 @@ impl<'a> Stage<'a> {
             .execute(&world.database.db.write)
             .await
             .unwrap();
-        let (machine, _) = world.machine("m").await;
+        let (machine, _) = world.new_machine("m").await;
         let stage = Self {
             world,
             machine,

@@ -42,7 +42,7 @@ pub(super) async fn delete(
     let permit = visitor.permit(&app, Action::MachinesDelete, &standing).await?;
     let mut write = app.write(&permit, &visitor.edge).await?;
     let before = super::lock(write.sql(), id, app.now()).await?;
-    let reason = "machine_unregistered";
+    let reason = "the machine was unregistered";
     let stopped_sessions = halt::stop_sessions(write.record(), id, None, reason, Tell::Nobody).await?;
     forget(write.record(), id).await?;
     let data = json!({ "machine_name": before.name() });

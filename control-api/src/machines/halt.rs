@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use ace_policies::session::State;
 use ace_policies::wire::Command;
 use ace_policies::{MachineId, SessionId, TenantId, UserId};
 use serde_json::json;
 use sqlx::Row;
+use sqlx::any::AnyRow;
 
 use crate::error::ApiError;
 use crate::queue::{self, NewCommand};
@@ -25,58 +27,87 @@ pub(crate) enum Tell {
 }
 
 /// Ends the live sessions on a machine, all or one user's, and with them their proxy tokens. Returns how many there were.
+///
+/// `reason` is a sentence for the sessions' owners. The machine must be locked, so that no session begins meanwhile.
 pub(crate) async fn stop_sessions(
     record: &mut Record,
     machine: MachineId,
     owner: Option<UserId>,
-    reason: &'static str,
+    reason: &str,
     tell: Tell,
 ) -> Result<usize, ApiError> {
+    // By id: sessions are locked in this order everywhere.
     let rows = sqlx::query(
-        "UPDATE agent_sessions SET status = 'stopped', busy = 0, ended_at = $1, updated_at = $1,
-                                   token_generation = token_generation + 1
-         WHERE remote_machine_id = $2 AND status IN ('starting', 'active', 'paused') AND ($3 = 0 OR user_id = $3)
-         RETURNING session_id, user_id, tenant_id, run",
+        "SELECT session_id FROM agent_sessions
+         WHERE remote_machine_id = $1 AND status IN ('starting', 'active', 'paused') AND ($2 = 0 OR user_id = $2)
+         ORDER BY session_id",
     )
-    .bind(record.app().now())
     .bind(machine.to_string())
     .bind(owner.map_or(0, |owner| owner.0))
     .fetch_all(record.sql())
     .await?;
-    for row in &rows {
-        let session: String = row.try_get("session_id")?;
-        let session: SessionId = session
-            .parse()
-            .map_err(|error: uuid::Error| ApiError::internal(error))?;
-        cancel_approvals(record, session).await?;
-        record.ring(Wakeup::Session(session));
-        record
-            .tell(Event {
-                kind: "session.state",
-                tenant: TenantId(row.try_get("tenant_id")?),
-                user: Some(UserId(row.try_get("user_id")?)),
-                machine: Some(machine),
-                session: Some(session),
-                data: &json!({ "status": "stopped", "reason": reason }),
-            })
-            .await?;
+    let mut stopped = 0;
+    for row in rows {
+        let id: String = row.try_get(0)?;
+        let Some(row) = lock(record, &id).await? else {
+            continue;
+        };
+        let session = stop(record, machine, &row, reason).await?;
         if tell == Tell::Agent {
             push_stop(record, machine, session, row.try_get("run")?).await?;
         }
+        stopped += 1;
     }
-    if !rows.is_empty() {
-        record.wake(Topic::Auth);
-    }
-    Ok(rows.len())
+    Ok(stopped)
 }
 
-/// Nobody waits for the answers any more.
-async fn cancel_approvals(record: &mut Record, session: SessionId) -> Result<(), ApiError> {
-    sqlx::query("UPDATE session_approvals SET state = 'cancelled' WHERE session_id = $1 AND state = 'pending'")
-        .bind(session.to_string())
-        .execute(record.sql())
-        .await?;
-    Ok(())
+/// Keeps others from changing a session; `None` where it has ended meanwhile.
+async fn lock(record: &mut Record, id: &str) -> Result<Option<AnyRow>, ApiError> {
+    let row = sqlx::query("UPDATE agent_sessions SET updated_at = updated_at WHERE session_id = $1 RETURNING *");
+    let row = row.bind(id).fetch_optional(record.sql()).await?;
+    let Some(row) = row else { return Ok(None) };
+    let state: State = row
+        .try_get::<String, _>("status")?
+        .parse()
+        .map_err(|error: ace_policies::session::UnknownState| ApiError::internal(error))?;
+    Ok(state.is_live().then_some(row))
+}
+
+async fn stop(record: &mut Record, machine: MachineId, row: &AnyRow, reason: &str) -> Result<SessionId, ApiError> {
+    let id: String = row.try_get("session_id")?;
+    let before: String = row.try_get("status")?;
+    let session: SessionId = id.parse().map_err(|error: uuid::Error| ApiError::internal(error))?;
+    let now = record.app().now();
+    sqlx::query(
+        "UPDATE agent_sessions SET status = 'stopped', error = $1, busy = 0, paused_at = NULL, ended_at = $2, updated_at = $2,
+                                   token_generation = token_generation + 1 WHERE session_id = $3",
+    )
+    .bind(reason)
+    .bind(now)
+    .bind(&id)
+    .execute(record.sql())
+    .await?;
+    // Nobody waits for the answers any more.
+    sqlx::query(
+        "UPDATE session_approvals SET state = 'cancelled', answered_at = $1 WHERE session_id = $2 AND state = 'pending'",
+    )
+    .bind(now)
+    .bind(&id)
+    .execute(record.sql())
+    .await?;
+    record.wake(Topic::Auth);
+    record.ring(Wakeup::Session(session));
+    let data = json!({ "status": "stopped", "before": before, "error": reason });
+    let event = Event {
+        kind: "session.state",
+        tenant: TenantId(row.try_get("tenant_id")?),
+        user: Some(UserId(row.try_get("user_id")?)),
+        machine: Some(machine),
+        session: Some(session),
+        data: &data,
+    };
+    record.tell(event).await?;
+    Ok(session)
 }
 
 async fn push_stop(record: &mut Record, machine: MachineId, session: SessionId, run: i64) -> Result<(), ApiError> {

@@ -135,7 +135,7 @@ async fn a_host_that_would_be_a_command_is_not_put_into_one() {
 #[tokio::test]
 async fn a_machine_is_shown_as_it_is() {
     for world in worlds().await {
-        let (id, _) = world.machine("Build server").await;
+        let (id, _) = world.new_machine("Build server").await;
         let path = format!("/api/remote/machines/{id}");
         let shown = world.admin().await.get(&path).await;
         let shown = shown.to_string().replace(&id.to_string(), "MACHINE");
@@ -179,8 +179,8 @@ async fn a_machine_is_shown_as_it_is() {
 async fn people_see_the_machines_that_they_are_assigned_to() {
     for world in worlds().await {
         let (admin, bob) = (world.admin().await, world.user("bob").await);
-        let (one, _) = world.machine("one").await;
-        let (two, _) = world.machine("two").await;
+        let (one, _) = world.new_machine("one").await;
+        let (two, _) = world.new_machine("two").await;
         assign(&admin, one, 2, "user").await;
         let (all, own) = (
             admin.get("/api/remote/machines").await.ok().json,
@@ -206,7 +206,7 @@ async fn machines_are_listed_in_pages() {
     for world in worlds().await {
         let admin = world.admin().await;
         for name in ["b", "a", "c", "a"] {
-            world.machine(name).await;
+            world.new_machine(name).await;
         }
         let first = admin.get("/api/remote/machines?limit=2").await.ok().json;
         let next = first["next"].as_str().unwrap();
@@ -225,7 +225,7 @@ async fn machines_are_listed_in_pages() {
 async fn trap_46_a_machine_is_online_by_its_last_sign_of_life() {
     for world in worlds().await {
         let (admin, bob) = (world.admin().await, world.user("bob").await);
-        let (id, _) = world.machine("one").await;
+        let (id, _) = world.new_machine("one").await;
         assign(&admin, id, 2, "user").await;
         let state = async || {
             let machine = bob.get(&format!("/api/remote/machines/{id}")).await.ok().json;
@@ -250,7 +250,7 @@ async fn trap_46_a_machine_is_online_by_its_last_sign_of_life() {
 #[tokio::test]
 async fn an_admin_changes_a_machines_settings() {
     for world in worlds().await {
-        let (id, _) = world.machine("one").await;
+        let (id, _) = world.new_machine("one").await;
         let (admin, path) = (world.admin().await, format!("/api/remote/machines/{id}"));
         let changes =
             json!({ "machine_name": "GPU box", "max_sessions": 2, "work_dir": "/srv", "allow_long_tokens": false });
@@ -294,8 +294,8 @@ async fn an_admin_changes_a_machines_settings() {
 async fn an_unregistered_machine_is_gone_with_all_that_ran_on_it() {
     for world in worlds().await {
         let (admin, bob) = (world.admin().await, world.user("bob").await);
-        let (id, _) = world.machine("one").await;
-        let (other, _) = world.machine("two").await;
+        let (id, _) = world.new_machine("one").await;
+        let (other, _) = world.new_machine("two").await;
         assign(&admin, id, 2, "user").await;
         connect(&world, id).await;
         session(&world, id, 2, ONE).await;
@@ -338,7 +338,7 @@ async fn an_unregistered_machine_is_gone_with_all_that_ran_on_it() {
 async fn what_held_for_a_machine_that_is_gone_does_not_hold_for_the_next() {
     for world in worlds().await {
         let (admin, bob) = (world.admin().await, world.user("bob").await);
-        let (id, _) = world.machine("one").await;
+        let (id, _) = world.new_machine("one").await;
         assign(&admin, id, 2, "admin").await;
         admin.delete(&format!("/api/remote/machines/{id}")).await.ok();
         let token = world.registration_token(json!({})).await;
@@ -351,7 +351,7 @@ async fn what_held_for_a_machine_that_is_gone_does_not_hold_for_the_next() {
 #[tokio::test]
 async fn a_revoked_agent_takes_the_proxy_tokens_of_its_sessions_along() {
     for world in worlds().await {
-        let (id, _) = world.machine("one").await;
+        let (id, _) = world.new_machine("one").await;
         session(&world, id, 1, ONE).await;
         connect(&world, id).await;
         let path = format!("/api/remote/machines/{id}/token/revoke");
