@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Router, middleware};
 use sqlx::Row;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
@@ -44,6 +45,7 @@ struct Inner {
     passwords: Passwords,
     wakeups: Wakeups,
     node_id: Uuid,
+    closing: CancellationToken,
 }
 
 /// Whom a socket's requests may come from.
@@ -73,6 +75,7 @@ impl App {
             passwords: Passwords::new(),
             wakeups: Wakeups::default(),
             node_id: chance::id(),
+            closing: CancellationToken::new(),
             db,
         }));
         app.refuse_unknown_keys().await?;
@@ -142,6 +145,11 @@ impl App {
 
     pub(crate) fn wakeups(&self) -> &Wakeups {
         &self.0.wakeups
+    }
+
+    /// Cancelled when this process is about to end: answers that have no end of their own end with it.
+    pub(crate) fn closing(&self) -> &CancellationToken {
+        &self.0.closing
     }
 
     /// This process among the control nodes.

@@ -1,5 +1,6 @@
 //! What the control plane is told when it starts: limits and rules, no secrets.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +30,12 @@ pub struct ControlConfig {
     pub ca_pem: Option<Vec<u8>>,
     /// The price table; `None` is the built-in one.
     pub price_file: Option<PathBuf>,
+    /// Names of models that clients may ask for, and what they stand for.
+    pub model_aliases: BTreeMap<String, String>,
+    /// Output that is kept of each session, in bytes; the oldest goes first.
+    pub session_output_bytes: u64,
+    /// Days after its end that a session's output and messages are kept; 0 is for ever.
+    pub session_output_days: u64,
     /// How long a request may take until its answer begins.
     pub request_timeout: Duration,
     /// How long requests under way are waited for when the program ends.
@@ -51,6 +58,9 @@ impl ControlConfig {
             price_file: Some(&config.prices.file)
                 .filter(|file| !file.is_empty())
                 .map(PathBuf::from),
+            model_aliases: config.models.alias.clone(),
+            session_output_bytes: config.sessions.output_bytes,
+            session_output_days: config.sessions.output_days,
             request_timeout: Duration::from_millis(config.timeouts.control),
             drain: Duration::from_millis(config.timeouts.drain),
         })

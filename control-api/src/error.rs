@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use ace_policies::Denied;
+use ace_policies::session::State;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -19,6 +20,7 @@ pub struct ApiError {
     code: &'static str,
     message: Cow<'static, str>,
     hint: Option<Cow<'static, str>>,
+    session_status: Option<State>,
     retry_after: Option<Duration>,
     /// For the log alone.
     cause: Option<Box<dyn Error + Send + Sync>>,
@@ -35,6 +37,10 @@ pub(crate) struct ErrorBody {
     /// The way out, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<Cow<'static, str>>,
+    /// The state of the session, where that is what is in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    session_status: Option<State>,
 }
 
 impl ApiError {
@@ -44,6 +50,7 @@ impl ApiError {
             code,
             message: message.into(),
             hint: None,
+            session_status: None,
             retry_after: None,
             cause: None,
         }
@@ -109,6 +116,15 @@ impl ApiError {
         }
     }
 
+    /// Says in which state a session is that something was refused for.
+    #[must_use]
+    pub(crate) fn session_status(self, state: State) -> Self {
+        Self {
+            session_status: Some(state),
+            ..self
+        }
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
@@ -159,6 +175,7 @@ impl IntoResponse for ApiError {
             error: self.message,
             code: self.code,
             hint: self.hint,
+            session_status: self.session_status,
         };
         let mut response = (self.status, Json(body)).into_response();
         if let Some(wait) = self.retry_after {

@@ -138,6 +138,39 @@ impl Filter {
         self.clause(format_args!("({}) > ({})", columns.join(", "), places.join(", ")))
     }
 
+    /// Goes on below a row: `columns` are what is sorted by, greatest first, and `values` the row's.
+    pub fn below_row(&mut self, columns: &[&'static str], values: Vec<Value>) -> &mut Self {
+        let places: Vec<_> = values
+            .into_iter()
+            .map(|value| format!("${}", self.bind(value)))
+            .collect();
+        self.clause(format_args!("({}) < ({})", columns.join(", "), places.join(", ")))
+    }
+
+    /// Adds that a text holds another, in whatever case it is written. SQLite folds ASCII alone: hence also the text as it is.
+    pub fn holds(&mut self, column: &'static str, text: &str) -> &mut Self {
+        let literal = |text: &str| {
+            let escaped = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+            format!("%{escaped}%")
+        };
+        let (folded, as_is) = (literal(&text.to_lowercase()), literal(text));
+        let (folded, as_is) = (self.bind(Value::Text(folded)), self.bind(Value::Text(as_is)));
+        self.clause(format_args!(
+            "(LOWER({column}) LIKE ${folded} ESCAPE '\\' OR {column} LIKE ${as_is} ESCAPE '\\')"
+        ))
+    }
+
+    /// Adds a test that needs no value.
+    pub fn also(&mut self, test: &'static str) -> &mut Self {
+        self.clause(format_args!("{test}"))
+    }
+
+    /// Binds a value that other parts of the statement test for, and tells its place.
+    pub fn bind(&mut self, value: impl Into<Value>) -> usize {
+        self.values.push(value.into());
+        self.values.len()
+    }
+
     /// The WHERE itself, with `$1` for the first value; empty where everything is asked for.
     pub fn clauses(&self) -> &str {
         &self.clauses
@@ -205,6 +238,12 @@ mod tests {
             vec![Value::Number(1), Value::Text("m".to_owned())],
         );
         assert!(filter.clauses.ends_with(" AND (day_start, model) > ($4, $5)"));
+        filter.below_row(&["at", "name"], vec![Value::Number(1), Value::Text("m".to_owned())]);
+        assert!(filter.clauses.ends_with(" AND (at, name) < ($6, $7)"));
+        filter.holds("title", "50%").also("done = 1");
+        let holds = r" AND (LOWER(title) LIKE $8 ESCAPE '\' OR title LIKE $9 ESCAPE '\') AND done = 1";
+        assert!(filter.clauses.ends_with(holds), "{}", filter.clauses);
+        assert!(matches!(&filter.values[7], Value::Text(text) if text == r"%50\%%"));
     }
 
     #[test]

@@ -122,6 +122,7 @@ pub async fn serve(app: App, listener: Listener, shutdown: CancellationToken) ->
         let _gone_anyway = fs::remove_file(path);
     }
     drop(listener);
+    app.closing().cancel();
     let drained = tokio::time::timeout(app.config().drain, graceful.shutdown()).await;
     if drained.is_err() {
         tracing::warn!("requests under way were cut off");

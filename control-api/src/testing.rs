@@ -75,6 +75,9 @@ pub(crate) fn config() -> ControlConfig {
         egress: EgressAllow::default(),
         ca_pem: None,
         price_file: None,
+        model_aliases: std::collections::BTreeMap::new(),
+        session_output_bytes: 64 << 20,
+        session_output_days: 90,
         request_timeout: Duration::from_secs(30),
         drain: Duration::from_secs(5),
     }

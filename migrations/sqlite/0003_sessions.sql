@@ -62,13 +62,27 @@ ALTER TABLE agent_sessions ADD COLUMN run INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE agent_sessions ADD COLUMN busy INTEGER NOT NULL DEFAULT 0 CHECK (busy IN (0, 1));
 -- Why it is in `error`, for people.
 ALTER TABLE agent_sessions ADD COLUMN error TEXT;
--- Output that is stored: sequence numbers from `first_seq` to `last_seq`, without a gap. 0 is none.
+-- Output that is stored: sequence numbers from `first_seq` to `last_seq`, without a gap. A `first_seq` of 0 is none.
 ALTER TABLE agent_sessions ADD COLUMN first_seq INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE agent_sessions ADD COLUMN last_seq INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE agent_sessions ADD COLUMN output_bytes INTEGER NOT NULL DEFAULT 0;
 
+-- The last command that could not be applied, as JSON, until the next message.
+ALTER TABLE agent_sessions ADD COLUMN problem TEXT;
+-- Counted up whenever one of its approvals changes.
+ALTER TABLE agent_sessions ADD COLUMN approvals_version INTEGER NOT NULL DEFAULT 0;
+-- When its output and messages were forgotten, long after its end.
+ALTER TABLE agent_sessions ADD COLUMN forgotten_at INTEGER;
+
 CREATE UNIQUE INDEX agent_sessions_by_idempotency ON agent_sessions (user_id, idempotency_key);
 CREATE INDEX agent_sessions_by_time ON agent_sessions (created_at, session_id);
+-- Lists are paged by these keys: without the id in the index each page would sort a moment's sessions anew.
+DROP INDEX agent_sessions_by_user;
+DROP INDEX agent_sessions_by_machine;
+CREATE INDEX agent_sessions_by_user ON agent_sessions (user_id, created_at, session_id);
+CREATE INDEX agent_sessions_by_machine ON agent_sessions (remote_machine_id, created_at, session_id);
+CREATE INDEX agent_sessions_live ON agent_sessions (remote_machine_id) WHERE status IN ('starting', 'active', 'paused');
+CREATE INDEX agent_sessions_by_end ON agent_sessions (ended_at) WHERE forgotten_at IS NULL;
 
 -- What a CLI printed. `seq` comes from the agent's spool and begins with 1. Bytes: a CLI may print what is no text.
 CREATE TABLE session_output (
@@ -79,6 +93,11 @@ CREATE TABLE session_output (
     at         INTEGER NOT NULL,
     PRIMARY KEY (session_id, seq)
 ) STRICT, WITHOUT ROWID;
+
+-- Sessions that were deleted while their output was too much to go in one transaction.
+CREATE TABLE session_leftovers (
+    session_id TEXT PRIMARY KEY
+) STRICT;
 
 -- What people and CLIs said to each other, as messages.
 CREATE TABLE session_messages (
@@ -138,11 +157,16 @@ CREATE TABLE session_approvals (
     scope       TEXT CHECK (scope IN ('once', 'session', 'rule')),
     message     TEXT,
     answered_by INTEGER,
+    -- The rule that answered it; then nobody did.
+    rule_id     INTEGER,
     created_at  INTEGER NOT NULL,
     answered_at INTEGER,
+    -- The session's `approvals_version` when this last changed.
+    version     INTEGER NOT NULL,
     PRIMARY KEY (session_id, request_id)
 ) STRICT;
 
+CREATE INDEX session_approvals_by_version ON session_approvals (session_id, version);
 CREATE INDEX session_approvals_pending ON session_approvals (session_id, created_at) WHERE state = 'pending';
 
 -- Answers that hold for more than once: `session_id` for the rest of a session, '' for the user's sessions in a project on a machine.

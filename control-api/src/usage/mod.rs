@@ -66,7 +66,7 @@ impl Tokens {
 }
 
 /// US dollars as a decimal, made from millionths without a float in between.
-fn usd(micro: i64) -> String {
+pub(crate) fn usd(micro: i64) -> String {
     let (sign, micro) = (if micro < 0 { "-" } else { "" }, micro.unsigned_abs());
     format!("{sign}{}.{:06}", micro / 1_000_000, micro % 1_000_000)
 }

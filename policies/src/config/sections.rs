@@ -210,6 +210,14 @@ sections! {
         upstreams: Vec<String> = Vec::new();
     }
 
+    /// What is kept of sessions.
+    sessions: Sessions(Clone) {
+        /// Output of one session, in bytes; the oldest goes first.
+        output_bytes: u64 = 64 << 20, 64 << 10..=1 << 40;
+        /// Days after a session's end that its output and messages are kept; 0 is for ever.
+        output_days: u64 = 90, 0..=36_500;
+    }
+
     /// Metrics for Prometheus.
     metrics: Metrics(Clone) {
         /// Where they are served; empty is nowhere.

@@ -1,0 +1,108 @@
+//! Who may do what with a session.
+
+use ace_policies::access::{self, Action, MachinePermission, Permit, Role, Standing};
+use ace_policies::{Denied, MachineId, SessionId, TenantId};
+use sqlx::Row;
+
+use super::store::SessionRow;
+use crate::App;
+use crate::error::ApiError;
+use crate::record::Record;
+use crate::visitor::Visitor;
+
+/// A session as it stands to somebody who wants something of it.
+pub(crate) struct Party {
+    pub row: SessionRow,
+    /// The name of whose it is.
+    pub owner: String,
+    pub permit: Permit,
+    /// Whether they may use its machine still.
+    is_assigned: bool,
+}
+
+impl Party {
+    /// Finds a session for somebody. Errors: 404 where there is none, or none that they may know of.
+    pub async fn of(app: &App, visitor: &Visitor, action: Action, id: SessionId) -> Result<Self, ApiError> {
+        let (row, owner, standing) = find(app, visitor, id).await?;
+        let permit = visitor.permit(app, action, &standing).await?;
+        let is_assigned = standing.machine.is_some() || visitor.actor.role == Role::Admin;
+        Ok(Self {
+            row,
+            owner,
+            permit,
+            is_assigned,
+        })
+    }
+
+    /// The proof for one session of many: that it is refused is no act of its own, so it is not recorded.
+    pub async fn permit_among(app: &App, visitor: &Visitor, action: Action, id: SessionId) -> Result<Permit, ApiError> {
+        let (_, _, standing) = find(app, visitor, id).await?;
+        Ok(access::check(&visitor.actor, action, &standing)?)
+    }
+
+    /// Refuses what would make work for a machine that the actor has lost. Looking at what was, and ending it, is left to them.
+    pub fn refuse_unassigned(&self) -> Result<(), ApiError> {
+        let denied = Denied::NotAssigned;
+        let refusal = || ApiError::forbidden(denied.code(), denied.to_string());
+        self.is_assigned.then_some(()).ok_or_else(refusal)
+    }
+
+    /// Locks the session that was found. Errors: 404 where it went meanwhile.
+    pub async fn lock(&self, record: &mut Record) -> Result<SessionRow, ApiError> {
+        let locked = super::lock(record, self.row.id).await?;
+        locked.ok_or_else(no_such_session)
+    }
+}
+
+async fn find(app: &App, visitor: &Visitor, id: SessionId) -> Result<(SessionRow, String, Standing), ApiError> {
+    let found = sqlx::query(
+        "SELECT agent_sessions.*, users.username AS owner, machine_assignments.permission
+         FROM agent_sessions JOIN users ON users.id = agent_sessions.user_id
+         LEFT JOIN machine_assignments ON machine_assignments.machine_id = agent_sessions.remote_machine_id
+                                      AND machine_assignments.user_id = $2
+         WHERE agent_sessions.session_id = $1",
+    )
+    .bind(id.to_string())
+    .bind(visitor.actor.user.0)
+    .fetch_optional(&app.db().read)
+    .await?;
+    let found = found.ok_or_else(no_such_session)?;
+    let row = SessionRow::read(&found)?;
+    let standing = Standing {
+        tenant: Some(row.tenant),
+        owner: Some(row.user),
+        machine: permission(found.try_get("permission")?)?,
+    };
+    Ok((row, found.try_get("owner")?, standing))
+}
+
+/// The visitor's standing towards a machine. Nothing at all where there is no such machine.
+pub(super) async fn standing_on(app: &App, visitor: &Visitor, machine: MachineId) -> Result<Standing, ApiError> {
+    let found = sqlx::query(
+        "SELECT remote_machines.tenant_id, machine_assignments.permission FROM remote_machines
+         LEFT JOIN machine_assignments ON machine_assignments.machine_id = remote_machines.machine_id
+                                      AND machine_assignments.user_id = $2
+         WHERE remote_machines.machine_id = $1",
+    )
+    .bind(machine.to_string())
+    .bind(visitor.actor.user.0)
+    .fetch_optional(&app.db().read)
+    .await?;
+    let Some(found) = found else {
+        return Ok(Standing::default());
+    };
+    Ok(Standing {
+        tenant: Some(TenantId(found.try_get(0)?)),
+        owner: None,
+        machine: permission(found.try_get(1)?)?,
+    })
+}
+
+fn permission(text: Option<String>) -> Result<Option<MachinePermission>, ApiError> {
+    let permission = text.map(|text| text.parse()).transpose();
+    permission.map_err(ApiError::internal)
+}
+
+fn no_such_session() -> ApiError {
+    Denied::SessionNotFound.into()
+}
