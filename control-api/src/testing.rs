@@ -12,6 +12,7 @@ use ace_policies::{MachineId, Secret, UserId};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::response::Response;
 use serde_json::{Value, json};
 use sqlx::Row;
 use tower::ServiceExt;
@@ -208,6 +209,12 @@ impl Client {
         self
     }
 
+    /// A header that is sent with every request.
+    pub fn header(&self, name: &str) -> &str {
+        let header = self.headers.iter().find(|(header, _)| header == name);
+        header.map_or("", |(_, value)| value)
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.send("GET", path, Body::empty()).await
     }
@@ -261,9 +268,7 @@ impl Client {
     }
 
     pub async fn send(&self, method: &str, path: &str, body: Body) -> Answer {
-        let request = self.request(method, path, body);
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
+        let (parts, body) = self.open(method, path, body).await.into_parts();
         let bytes = to_bytes(body, usize::MAX).await.unwrap();
         let text = String::from_utf8(bytes.to_vec()).unwrap();
         let json = serde_json::from_str(&text).unwrap_or(Value::Null);
@@ -273,6 +278,12 @@ impl Client {
             text,
             json,
         }
+    }
+
+    /// The answer as it begins: its body may have no end.
+    pub async fn open(&self, method: &str, path: &str, body: Body) -> Response {
+        let request = self.request(method, path, body);
+        self.router.clone().oneshot(request).await.unwrap()
     }
 }
 

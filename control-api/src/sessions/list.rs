@@ -8,7 +8,7 @@ use ace_policies::{MachineId, SessionId};
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-use sqlx::Row;
+use sqlx::{AssertSqlSafe, Row};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 use uuid::Uuid;
@@ -89,7 +89,7 @@ pub(super) async fn list(
     let limit = page::limit(query.limit)?;
     let sql = match visitor.actor.role {
         Role::Admin => all(&filter, limit),
-        Role::User => theirs(&mut filter, &visitor, limit),
+        Role::User => theirs(&app, &mut filter, &visitor, limit).await?,
     };
     page(&app, &filter, sql, limit).await
 }
@@ -165,24 +165,48 @@ fn all(filter: &Filter, limit: i64) -> String {
     format!("{ROWS} {} {ORDER} LIMIT {}", filter.clauses(), limit + 1)
 }
 
-/// One's own, and those on the machines one is admin of: each from an index of its own that has them in order, since one statement
-/// with OR would sort them all for every page.
-fn theirs(filter: &mut Filter, visitor: &Visitor, limit: i64) -> String {
+/// One's own, and those on the machines one is admin of: each machine's from its part of an index that has them in order. One test
+/// with OR would have them all sorted for every page.
+async fn theirs(app: &App, filter: &mut Filter, visitor: &Visitor, limit: i64) -> Result<String, ApiError> {
     filter.and("agent_sessions.tenant_id =", visitor.actor.tenant.0);
     let user = filter.bind(visitor.actor.user.0);
-    let ids = format!(
-        "SELECT agent_sessions.session_id FROM agent_sessions {}",
-        filter.clauses()
-    );
-    let end = format!("{ORDER} LIMIT {}", limit + 1);
-    format!(
-        "{ROWS} WHERE agent_sessions.session_id IN (
-            SELECT session_id FROM ({ids} AND agent_sessions.user_id = ${user} {end}) AS own
-            UNION
-            SELECT session_id FROM ({ids} AND agent_sessions.remote_machine_id IN (
-                SELECT machine_id FROM machine_assignments WHERE user_id = ${user} AND permission = 'admin') {end}) AS managed)
-         {end}"
-    )
+    let mut parts = vec![format!("agent_sessions.user_id = ${user}")];
+    let machines = managed(app, visitor).await?;
+    if machines.len() > MAX_PARTS {
+        parts.push(format!(
+            "agent_sessions.remote_machine_id IN (SELECT machine_id FROM {MANAGED} ${user})"
+        ));
+    } else {
+        let test = |machine: &String| {
+            let place = filter.bind(machine.as_str());
+            format!("agent_sessions.remote_machine_id = ${place}")
+        };
+        parts.extend(machines.iter().map(test));
+    }
+    let (clauses, end) = (filter.clauses(), format!("{ORDER} LIMIT {}", limit + 1));
+    let ids = parts.iter().enumerate().map(|(number, test)| {
+        let ids = format!("SELECT agent_sessions.session_id FROM agent_sessions {clauses} AND {test} {end}");
+        format!("SELECT session_id FROM ({ids}) AS part_{number}")
+    });
+    let ids = ids.collect::<Vec<_>>().join(" UNION ");
+    Ok(format!("{ROWS} WHERE agent_sessions.session_id IN ({ids}) {end}"))
+}
+
+/// Of more machines than this the sessions are looked for in one go.
+const MAX_PARTS: usize = 64;
+
+const MANAGED: &str = "machine_assignments WHERE permission = 'admin' AND user_id =";
+
+/// The machines that the visitor is admin of.
+async fn managed(app: &App, visitor: &Visitor) -> Result<Vec<String>, ApiError> {
+    let rows = sqlx::query(AssertSqlSafe(format!(
+        "SELECT machine_id FROM {MANAGED} $1 LIMIT {}",
+        MAX_PARTS + 1
+    )))
+    .bind(visitor.actor.user.0)
+    .fetch_all(&app.db().read)
+    .await?;
+    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
 }
 
 async fn page(app: &App, filter: &Filter, sql: String, limit: i64) -> Result<Json<Page>, ApiError> {

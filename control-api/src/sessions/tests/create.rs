@@ -20,9 +20,49 @@ async fn a_session_starts_on_a_machine() {
             .ok();
         let id = made.json["session"]["session_id"].as_str().unwrap().to_owned();
         let text = made.to_string().replace(&id, "<id>");
-        allow_duplicates!(assert_snapshot!(text, @r""));
+        allow_duplicates!(assert_snapshot!(text, @r#"
+        200
+        {
+          "session": {
+            "archived": false,
+            "busy": false,
+            "cache_read_tokens": 0,
+            "cache_write_tokens": 0,
+            "cli_tool": "qwen-code-cli",
+            "cost_usd": "0.000000",
+            "created_at": "2026-01-31T12:00:00.000Z",
+            "ended_at": null,
+            "error": null,
+            "input_tokens": 0,
+            "last_seq": 0,
+            "machine_id": "00000000-0000-0000-0000-000000000007",
+            "machine_name": "box",
+            "message_count": 0,
+            "model": null,
+            "output_tokens": 0,
+            "owner": "alice",
+            "paused_at": null,
+            "permission_mode": null,
+            "problem": null,
+            "project_path": "/srv/app",
+            "request_count": 0,
+            "run": 1,
+            "session_id": "<id>",
+            "status": "starting",
+            "tenant_id": 1,
+            "title": "Fix login bug",
+            "total_tokens": 0,
+            "updated_at": "2026-01-31T12:00:00.000Z",
+            "user_id": 2,
+            "workspace_type": "remote"
+          },
+          "success": true
+        }
+        "#));
         let command = world.last_command().await.to_string().replace(&id, "<id>");
-        allow_duplicates!(assert_snapshot!(command, @r""));
+        allow_duplicates!(
+            assert_snapshot!(command, @r#"{"cli_tool":"qwen-code-cli","project_path":"/srv/app","proxy_token":"","proxy_token_expires_at_s":0,"run":1,"session_id":"<id>","type":"start_session"}"#)
+        );
         assert_eq!(world.commands().await, ["start_session 1 queued"]);
         assert_eq!(world.events("session.created").await.len(), 1);
         assert!(
@@ -49,7 +89,7 @@ async fn every_refusal_has_its_own_code() {
         refused("machine_id", json!("box"), "invalid_field").await;
         refused("project_path", json!(null), "project_path_required").await;
         refused("project_path", json!("../etc"), "invalid_field").await;
-        refused("project_path", json!("/srv\n"), "invalid_field").await;
+        refused("project_path", json!("/srv\n/x"), "invalid_field").await;
         refused("title", json!("a\nb"), "invalid_field").await;
         refused("model", json!("--help"), "invalid_field").await;
         refused("nonsense", json!(1), "invalid_body").await;

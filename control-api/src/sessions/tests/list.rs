@@ -195,7 +195,7 @@ async fn a_page_of_ones_own_comes_from_an_index() {
         let plan: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
         assert!(plan.iter().all(|step| !step.contains("TEMP B-TREE")), "{plan:?}");
         assert!(
-            plan[0].contains("agent_sessions_by_user (user_id=? AND created_at<?)"),
+            plan[0].contains("agent_sessions_by_user (user_id=? AND (created_at,session_id)<(?,?))"),
             "{plan:?}"
         );
     }
