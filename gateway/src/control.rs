@@ -227,15 +227,21 @@ async fn back(
         return Served::Broken;
     }
     let no_timeout = Duration::from_secs(24 * 3600);
-    match copy(
+    let mut unread = Unread;
+    let (is_endless, mut drain) = (is_event_stream(&answer), stop.clone());
+    let copied = copy(
         &mut upstream,
         &mut downstream,
         Limit::silence(no_timeout),
         &mut stop,
-        &mut Unread,
-    )
-    .await
-    {
+        &mut unread,
+    );
+    // A stream of events has no end to wait for: its client comes again, to another process, and goes on where it was.
+    let ending = tokio::select! {
+        ending = copied => ending,
+        () = drain.draining(), if is_endless => Ending::Stopped,
+    };
+    match ending {
         Ending::Complete => {}
         _ => return Served::Broken,
     }
@@ -244,6 +250,16 @@ async fn back(
     }
     gateway.upstreams.release(upstream);
     Served::Answered(downstream)
+}
+
+fn is_event_stream(answer: &ResponseHead) -> bool {
+    let content_type = answer.headers.get_str("content-type").unwrap_or_default();
+    content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .eq_ignore_ascii_case("text/event-stream")
 }
 
 fn end_to_end(answer: &ResponseHead) -> Headers {

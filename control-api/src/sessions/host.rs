@@ -108,8 +108,8 @@ async fn online(record: &mut Record, id: MachineId) -> Result<bool, ApiError> {
 struct Tools {
     installed: Vec<Tool>,
     generic: Vec<String>,
-    /// An agent that tells of no CLI at all may have any.
-    any: bool,
+    /// Whether the agent is the older one: it may have CLIs that it does not tell of, and it drops attachments.
+    older: bool,
 }
 
 struct Tool {
@@ -125,17 +125,24 @@ impl Tools {
         Self {
             installed: clis.iter().filter_map(Tool::read).collect(),
             generic: strings(&capabilities["generic_clis"]),
-            any: python && clis.is_empty(),
+            older: python,
         }
     }
 
     fn has(&self, tool: &str) -> bool {
-        self.any || self.find(tool).is_some() || self.generic.iter().any(|name| name == tool)
+        self.tells_nothing() || self.find(tool).is_some() || self.generic.iter().any(|name| name == tool)
     }
 
     fn can(&self, tool: &str, feature: &str) -> bool {
-        self.find(tool)
-            .is_none_or(|tool| tool.features.is_empty() || tool.features.iter().any(|name| name == feature))
+        let told = self.find(tool).map_or(&[][..], |tool| tool.features.as_slice());
+        match told {
+            [] => !(self.older && feature == "attachments"),
+            told => told.iter().any(|name| name == feature),
+        }
+    }
+
+    fn tells_nothing(&self) -> bool {
+        self.older && self.installed.is_empty()
     }
 
     fn find(&self, tool: &str) -> Option<&Tool> {
@@ -237,6 +244,7 @@ mod tests {
         assert_eq!(tools.named(), "claude-code, aider");
         let older = Tools::read(r#"{"clis": ["qwen-code-cli"]}"#, true);
         assert!(older.has("qwen-code-cli") && !older.has("codex"));
+        assert!(older.can("qwen-code-cli", "model") && !older.can("qwen-code-cli", "attachments"));
         assert!(Tools::read("{}", true).has("codex"), "it does not tell");
         assert_eq!(Tools::read("{}", false).named(), "none");
     }

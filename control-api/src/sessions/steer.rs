@@ -127,7 +127,7 @@ async fn tell(
 ) -> Result<SessionRow, ApiError> {
     let session_id = row.id;
     let (command, life) = match wish {
-        Wish::Stop => (Command::StopSession { session_id }, STOP_LIFE),
+        Wish::Stop => return stop_now(record, row, None, Some(by)).await,
         Wish::Pause => (Command::PauseSession { session_id }, LIFE),
         Wish::Abort => (
             Command::AbortRequest {
@@ -138,11 +138,21 @@ async fn tell(
         ),
         Wish::Resume | Wish::Chat | Wish::Configure => (Command::ResumeSession { session_id }, LIFE),
     };
-    if wish == Wish::Stop {
-        drop_waiting(record, row).await?;
-    }
     start::push(record, row, &command, life, None, Some(by)).await?;
     store::set_state(record, row, to, None).await
+}
+
+/// Ends a live session and tells its agent to; `reason` is kept with it, for people. The row must be locked.
+pub(crate) async fn stop_now(
+    record: &mut Record,
+    row: &SessionRow,
+    reason: Option<&str>,
+    by: Option<UserId>,
+) -> Result<SessionRow, ApiError> {
+    drop_waiting(record, row).await?;
+    let command = Command::StopSession { session_id: row.id };
+    start::push(record, row, &command, STOP_LIFE, None, by).await?;
+    store::set_state(record, row, SessionState::Stopped, reason).await
 }
 
 /// What a session's agent has not been handed yet is not begun any more once the session is stopped: a machine that was away would

@@ -33,6 +33,11 @@ impl Stop {
         self.reached(Phase::Ending).await;
     }
 
+    /// Waits until no new requests are wanted.
+    pub async fn draining(&mut self) {
+        self.reached(Phase::Draining).await;
+    }
+
     /// Waits until a connection on which no request has come yet has no more time for one: its client connected before the
     /// listeners were closed, and may be about to send.
     pub(super) async fn nothing_came(&mut self) {

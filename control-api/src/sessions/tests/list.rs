@@ -200,3 +200,41 @@ async fn a_page_of_ones_own_comes_from_an_index() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_session_shows_what_the_gateway_counted() {
+    for world in worlds().await {
+        let machine = world.machine(1).await;
+        let alice = world.assigned("alice", machine, "user").await;
+        let (session, other) = (alice.starts(machine).await, alice.starts(machine).await);
+        for (day, id) in [("1", session), ("2", session), ("1", other)] {
+            world
+                .run(
+                    "INSERT INTO usage_daily VALUES (CAST($1 AS BIGINT), 1, 2, $2, 'm', 'openai', 1, 'gpt', 1, 0, 0, 10, 20, 30, 40, 50, 0, 0, 0,
+                                                     1500000, 0, 0)",
+                    &[day, &id.to_string()],
+                )
+                .await;
+        }
+        let seen = alice.sees(session).await;
+        let totals = [
+            "total_tokens",
+            "input_tokens",
+            "cache_read_tokens",
+            "cache_write_tokens",
+            "output_tokens",
+            "request_count",
+        ];
+        let totals = totals.map(|field| seen[field].as_i64().unwrap());
+        assert_eq!(totals, [300, 20, 40, 140, 100, 2]);
+        assert_eq!(seen["cost_usd"], "3.000000");
+        let page = alice.get("/api/remote/sessions").await.ok().json;
+        let listed: Vec<i64> = page["sessions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|s| s["total_tokens"].as_i64().unwrap())
+            .collect();
+        assert_eq!(listed, [150, 300], "the newest first");
+    }
+}
