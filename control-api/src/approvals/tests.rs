@@ -30,7 +30,7 @@ async fn questions(client: &Client, session: SessionId) -> Vec<Value> {
 #[tokio::test]
 async fn the_first_answer_wins_and_goes_to_the_agent() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let carol = world.assigned("carol", machine, "admin").await;
         let session = alice.starts(machine).await;
@@ -80,7 +80,7 @@ async fn the_first_answer_wins_and_goes_to_the_agent() {
 #[tokio::test]
 async fn of_two_answers_at_once_one_wins() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         asks(&world, session, 1, "q1", "Bash").await;
@@ -103,7 +103,7 @@ async fn of_two_answers_at_once_one_wins() {
 #[tokio::test]
 async fn trap_45_a_question_waits_as_long_as_people_need_and_a_lost_connection_is_no_answer() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         asks(&world, session, 1, "q1", "Bash").await;
@@ -124,7 +124,7 @@ async fn trap_45_a_question_waits_as_long_as_people_need_and_a_lost_connection_i
 #[tokio::test]
 async fn an_answer_for_the_session_holds_for_later_questions() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let (session, other) = (alice.starts(machine).await, alice.starts(machine).await);
         asks(&world, session, 1, "q1", "Bash").await;
@@ -173,7 +173,7 @@ async fn an_answer_for_the_session_holds_for_later_questions() {
 #[tokio::test]
 async fn a_rule_holds_in_its_project_until_it_is_withdrawn() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         world.run("UPDATE remote_machines SET max_sessions = 9", &[]).await;
         let alice = world.assigned("alice", machine, "user").await;
         let carol = world.assigned("carol", machine, "admin").await;
@@ -209,7 +209,7 @@ async fn a_rule_holds_in_its_project_until_it_is_withdrawn() {
 #[tokio::test]
 async fn with_the_session_or_the_turn_its_questions_end() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         for question in ["q1", "q2", "q3"] {
@@ -242,7 +242,7 @@ async fn with_the_session_or_the_turn_its_questions_end() {
 #[tokio::test]
 async fn answers_that_are_none_are_refused() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         asks(&world, session, 1, "q1", "Bash").await;

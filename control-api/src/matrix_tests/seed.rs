@@ -18,6 +18,14 @@ use Cell::{No, Yes};
 
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
+    ("Manage own sessions", &[
+        ("GET", "/api/remote/sessions/{own_session}", ""),
+    ], [Yes, Yes, Yes]),
+    ("View/stop others' sessions (on this machine)", &[
+        ("GET", "/api/remote/sessions/{session}", ""),
+        ("POST", "/api/remote/sessions/{session}/stop", ""),
+        ("GET", "/api/remote/machines/{machine}/sessions", ""),
+    ], [Yes, Yes, No]),
     ("Assign/revoke users (on this machine)", &[
         ("POST", "/api/remote/machines/{machine}/assign", r#"{"user_id":{dave},"permission":"user"}"#),
         ("DELETE", "/api/remote/machines/{machine}/assign/{dave}", ""),

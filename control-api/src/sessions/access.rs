@@ -1,12 +1,13 @@
 //! Who may do what with a session.
 
-use ace_policies::access::{self, Action, MachinePermission, Permit, Role, Standing};
-use ace_policies::{Denied, MachineId, SessionId, TenantId};
+use ace_policies::access::{self, Action, Permit, Role, Standing};
+use ace_policies::{Denied, SessionId};
 use sqlx::Row;
 
 use super::store::SessionRow;
 use crate::App;
 use crate::error::ApiError;
+use crate::machines;
 use crate::record::Record;
 use crate::visitor::Visitor;
 
@@ -71,36 +72,9 @@ async fn find(app: &App, visitor: &Visitor, id: SessionId) -> Result<(SessionRow
     let standing = Standing {
         tenant: Some(row.tenant),
         owner: Some(row.user),
-        machine: permission(found.try_get("permission")?)?,
+        machine: machines::permission(found.try_get("permission")?)?,
     };
     Ok((row, found.try_get("owner")?, standing))
-}
-
-/// The visitor's standing towards a machine. Nothing at all where there is no such machine.
-pub(super) async fn standing_on(app: &App, visitor: &Visitor, machine: MachineId) -> Result<Standing, ApiError> {
-    let found = sqlx::query(
-        "SELECT remote_machines.tenant_id, machine_assignments.permission FROM remote_machines
-         LEFT JOIN machine_assignments ON machine_assignments.machine_id = remote_machines.machine_id
-                                      AND machine_assignments.user_id = $2
-         WHERE remote_machines.machine_id = $1",
-    )
-    .bind(machine.to_string())
-    .bind(visitor.actor.user.0)
-    .fetch_optional(&app.db().read)
-    .await?;
-    let Some(found) = found else {
-        return Ok(Standing::default());
-    };
-    Ok(Standing {
-        tenant: Some(TenantId(found.try_get(0)?)),
-        owner: None,
-        machine: permission(found.try_get(1)?)?,
-    })
-}
-
-fn permission(text: Option<String>) -> Result<Option<MachinePermission>, ApiError> {
-    let permission = text.map(|text| text.parse()).transpose();
-    permission.map_err(ApiError::internal)
 }
 
 fn no_such_session() -> ApiError {

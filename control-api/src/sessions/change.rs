@@ -127,7 +127,7 @@ pub(super) async fn store(
 /// has not done yet stay, such as the one that ends its CLI.
 pub(super) async fn remove(record: &mut Record, row: &SessionRow) -> Result<(), ApiError> {
     const STATEMENTS: [&str; 5] = [
-        "INSERT INTO session_leftovers (session_id) VALUES ($1)",
+        "INSERT INTO session_leftovers (session_id) VALUES ($1) ON CONFLICT (session_id) DO NOTHING",
         "DELETE FROM session_approvals WHERE session_id = $1",
         "DELETE FROM approval_rules WHERE session_id = $1",
         "DELETE FROM agent_commands WHERE session_id = $1 AND state IN ('done', 'failed', 'expired')",

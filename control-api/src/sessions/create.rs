@@ -12,9 +12,10 @@ use utoipa::ToSchema;
 use super::host::{self, Host};
 use super::store::SessionRow;
 use super::view::{One, Session};
-use super::{access, start, store};
+use super::{start, store};
 use crate::body::Body;
 use crate::error::{ApiError, OnConstraint};
+use crate::machines;
 use crate::visitor::Visitor;
 use crate::write::Write;
 use crate::{App, chance};
@@ -68,7 +69,7 @@ pub(super) async fn create(
 ) -> Result<Json<One>, ApiError> {
     let key = idempotency_key(&headers)?;
     let wish = judge(wish)?;
-    let standing = access::standing_on(&app, &visitor, wish.machine).await?;
+    let standing = machines::standing(&app, &visitor, wish.machine).await?;
     let permit = visitor.permit(&app, Action::SessionsCreate, &standing).await?;
     let mut write = app.write(&permit, &visitor.edge).await?;
     let host = Host::lock(write.record(), wish.machine)

@@ -8,10 +8,8 @@ use sqlx::{AnyConnection, Row};
 use super::store;
 use crate::App;
 use crate::error::ApiError;
+use crate::machines::Presence;
 use crate::record::Record;
-
-/// How long after its last sign of life a machine counts as online.
-const OFFLINE_AFTER_MS: i64 = 180_000;
 
 /// A machine, locked: nobody else starts a session on it meanwhile.
 pub(super) struct Host {
@@ -33,8 +31,9 @@ impl Host {
             .fetch_optional(record.sql())
             .await?;
         let Some(row) = row else { return Ok(None) };
-        let online = online(record, id).await?;
-        Self::read(id, &row, online).map(Some)
+        let now = record.app().now();
+        let presence = Presence::of(record.sql(), id, now).await?;
+        Self::read(id, &row, presence.online).map(Some)
     }
 
     fn read(id: MachineId, row: &AnyRow, online: bool) -> Result<Self, ApiError> {
@@ -92,16 +91,6 @@ impl Host {
         };
         Ok((live >= self.max_sessions).then(message))
     }
-}
-
-async fn online(record: &mut Record, id: MachineId) -> Result<bool, ApiError> {
-    let since = record.app().now() - OFFLINE_AFTER_MS;
-    let seen = sqlx::query("SELECT 1 FROM agent_connections WHERE machine_id = $1 AND seen_at > $2")
-        .bind(id.to_string())
-        .bind(since)
-        .fetch_optional(record.sql())
-        .await?;
-    Ok(seen.is_some())
 }
 
 /// The CLIs of a machine, as its agent tells them: objects as `policies::wire` has them, or bare names from an older agent.

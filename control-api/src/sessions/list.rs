@@ -13,13 +13,13 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 use uuid::Uuid;
 
-use super::access;
 use super::store::SessionRow;
 use super::totals::totals;
 use super::view::Session;
 use crate::App;
-use crate::body::{At, Params};
+use crate::body::Params;
 use crate::error::ApiError;
+use crate::machines::{self, MachineAt};
 use crate::page::{self, Filter, Value};
 use crate::visitor::Visitor;
 
@@ -102,16 +102,13 @@ pub(super) async fn list(
 pub(super) async fn on_machine(
     State(app): State<App>,
     visitor: Visitor,
-    At(id): At<String>,
+    MachineAt(id): MachineAt,
     Params(query): Params<OnMachine>,
 ) -> Result<Json<Page>, ApiError> {
-    let id: MachineId = id
-        .parse()
-        .map_err(|_| ApiError::bad("invalid_machine_id", "machine_id: must be a UUID"))?;
-    let standing = access::standing_on(&app, &visitor, id).await?;
+    let standing = machines::standing(&app, &visitor, id).await?;
     visitor.permit(&app, Action::MachinesListSessions, &standing).await?;
     if standing.tenant.is_none() {
-        return Err(ace_policies::Denied::MachineNotFound.into());
+        return Err(machines::absent());
     }
     let id = id.to_string();
     let mut filter = Filter::default();

@@ -22,7 +22,7 @@ pub(crate) const CAPABILITIES: &str = r#"{"clis": [
 
 impl World {
     /// A machine that is online, with room for two sessions.
-    pub async fn machine(&self, number: u128) -> MachineId {
+    pub async fn host(&self, number: u128) -> MachineId {
         let id = MachineId(Uuid::from_u128(number));
         self.run(
             "INSERT INTO remote_machines (machine_id, tenant_id, machine_name, hostname, os_type, os_version, agent_version,

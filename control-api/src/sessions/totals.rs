@@ -68,7 +68,7 @@ fn sql(sessions: usize) -> String {
                 CAST(SUM(cache_write_5m_tokens + cache_write_1h_tokens) AS BIGINT) AS cache_write_tokens,
                 CAST(SUM(output_tokens) AS BIGINT) AS output_tokens, CAST(SUM(requests) AS BIGINT) AS requests,
                 CAST(SUM(cost_micro_usd) AS BIGINT) AS cost_micro_usd
-         FROM usage_daily WHERE session_id IN ({places}) GROUP BY session_id"
+         FROM usage_sessions WHERE session_id IN ({places}) GROUP BY session_id"
     )
 }
 

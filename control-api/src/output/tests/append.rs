@@ -39,7 +39,7 @@ fn batches() -> impl Strategy<Value = Vec<Vec<i64>>> {
 async fn trap_39_whatever_is_sent_each_line_is_stored_once_in_order() {
     let mut runner = TestRunner::deterministic();
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         world.run("UPDATE remote_machines SET max_sessions = 1000", &[]).await;
         let alice = world.assigned("alice", machine, "user").await;
         for _ in 0..24 {
@@ -73,7 +73,7 @@ async fn trap_39_whatever_is_sent_each_line_is_stored_once_in_order() {
 #[tokio::test]
 async fn trap_39_a_restart_of_the_server_loses_no_line() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         send(&world, session, machine, &[line(1, "one"), line(2, "two")]).await;
@@ -111,7 +111,7 @@ async fn trap_39_a_restart_of_the_server_loses_no_line() {
 #[tokio::test]
 async fn trap_50_the_first_line_is_line_one() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         assert_eq!(send(&world, session, machine, &[line(0, "before the first")]).await, 0);
@@ -125,7 +125,7 @@ async fn trap_50_the_first_line_is_line_one() {
 #[tokio::test]
 async fn trap_37_no_machine_writes_another_ones_session() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         let mut record = world.app.record().await.unwrap();
@@ -143,7 +143,7 @@ async fn trap_37_no_machine_writes_another_ones_session() {
 #[tokio::test]
 async fn lines_without_numbers_get_them() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         for first in [1, 3] {
@@ -168,7 +168,7 @@ async fn lines_without_numbers_get_them() {
 #[tokio::test]
 async fn bytes_that_are_no_text_come_back_as_they_were() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         let raw = |seq, data: &[u8]| Line {
@@ -193,7 +193,7 @@ async fn bytes_that_are_no_text_come_back_as_they_were() {
 async fn trap_40_thousands_of_lines_a_second_are_stored() {
     const LINES: i64 = 20_000;
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         let text = format!("{}\n", json!({ "type": "stream_event", "text": "x".repeat(150) }));

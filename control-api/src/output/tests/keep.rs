@@ -33,7 +33,7 @@ async fn small() -> Vec<World> {
 #[tokio::test]
 async fn a_session_keeps_its_newest_output() {
     for world in small().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         for first in (1..=400).step_by(10) {
@@ -78,7 +78,7 @@ async fn a_session_keeps_its_newest_output() {
 #[tokio::test]
 async fn long_after_its_end_a_session_is_forgotten_and_can_still_go_on() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let (old, live) = (alice.starts(machine).await, alice.starts(machine).await);
         for session in [old, live] {

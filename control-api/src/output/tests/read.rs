@@ -7,7 +7,7 @@ use crate::testing::worlds;
 #[tokio::test]
 async fn the_newest_two_megabytes_are_shown_and_the_rest_is_paged() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         let text = "x".repeat(100_000);
@@ -42,7 +42,7 @@ const SAID: &str =
 #[tokio::test]
 async fn what_the_cli_says_becomes_messages() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         alice.says(session, "How is main.py?").await.ok();
@@ -80,7 +80,7 @@ async fn what_the_cli_says_becomes_messages() {
 #[tokio::test]
 async fn a_session_can_be_downloaded() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         alice.patch(&at(session, ""), json!({ "title": "Look" })).await.ok();
@@ -140,7 +140,7 @@ async fn a_session_can_be_downloaded() {
 #[tokio::test]
 async fn a_long_transcript_is_whole() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         let lines: Vec<String> = (1..=4_500).map(|number| format!("{number}\n")).collect();

@@ -103,7 +103,7 @@ async fn asks(world: &World, session: SessionId, request_id: &str) {
 #[tokio::test]
 async fn a_stream_begins_with_how_it_is_and_goes_on_with_what_comes() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         asks(&world, session, "q1").await;
@@ -143,7 +143,7 @@ async fn a_stream_begins_with_how_it_is_and_goes_on_with_what_comes() {
 #[tokio::test]
 async fn trap_44_each_viewer_has_a_cursor_of_its_own_without_gap_or_duplicate() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         let lines: Vec<String> = (1..=5_000).map(|number| number.to_string()).collect();
@@ -169,7 +169,7 @@ async fn trap_44_each_viewer_has_a_cursor_of_its_own_without_gap_or_duplicate() 
 #[tokio::test]
 async fn trap_45_a_page_that_is_loaded_again_shows_the_question() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         asks(&world, session, "q1").await;
@@ -187,7 +187,7 @@ async fn trap_45_a_page_that_is_loaded_again_shows_the_question() {
 #[tokio::test]
 async fn a_stream_ends_for_who_may_not_see_it_any_more() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let carol = world.assigned("carol", machine, "admin").await;
         let session = alice.starts(machine).await;
@@ -209,7 +209,7 @@ async fn a_stream_ends_for_who_may_not_see_it_any_more() {
 #[tokio::test]
 async fn a_stream_tells_that_its_session_was_deleted_and_ends() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         let mut viewer = Viewer::of(&alice, session, "").await;
@@ -224,7 +224,7 @@ async fn a_stream_tells_that_its_session_was_deleted_and_ends() {
 #[tokio::test]
 async fn what_was_forgotten_is_not_waited_for() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let session = alice.starts(machine).await;
         world.prints(session, machine, 1, &["one", "two"]).await;
@@ -244,7 +244,7 @@ async fn a_stream_does_not_keep_the_program_from_ending() {
     let [world, ..] = &worlds().await[..] else {
         unreachable!()
     };
-    let machine = world.machine(7).await;
+    let machine = world.host(7).await;
     let alice = world.assigned("alice", machine, "user").await;
     let session = alice.starts(machine).await;
     let folder = tempfile::tempdir().unwrap();

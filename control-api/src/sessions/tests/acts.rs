@@ -11,7 +11,7 @@ use crate::testing::worlds;
 #[tokio::test]
 async fn a_message_waits_for_the_agent_and_is_kept() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let id = alice.starts(machine).await;
         let said = alice.says(id, "Please review main.py for me").await.ok();
@@ -38,7 +38,7 @@ async fn a_message_waits_for_the_agent_and_is_kept() {
 #[tokio::test]
 async fn a_message_sent_twice_is_said_once() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let id = alice.starts(machine).await;
         world.reports(id, 1, Report::Error, Some("gone")).await;
@@ -66,7 +66,7 @@ async fn a_message_sent_twice_is_said_once() {
 #[tokio::test]
 async fn what_is_no_message_is_refused() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let id = alice.starts(machine).await;
         let chat = at(id, "/chat");
@@ -112,7 +112,7 @@ async fn what_is_no_message_is_refused() {
 #[tokio::test]
 async fn a_session_runs_pauses_and_ends() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let id = alice.starts(machine).await;
         world.reports(id, 1, Report::Running, None).await;
@@ -154,7 +154,7 @@ async fn a_session_runs_pauses_and_ends() {
 #[tokio::test]
 async fn trap_41_and_43_resume_starts_the_same_conversation_again() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let id = alice.starts(machine).await;
         world.reports(id, 1, Report::Running, None).await;
@@ -184,7 +184,7 @@ async fn trap_41_and_43_resume_starts_the_same_conversation_again() {
 #[tokio::test]
 async fn trap_42_a_message_starts_a_broken_session_again() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let id = alice.starts(machine).await;
         world.reports(id, 1, Report::Running, None).await;
@@ -204,7 +204,7 @@ async fn trap_42_a_message_starts_a_broken_session_again() {
 #[tokio::test]
 async fn trap_31_reports_of_an_earlier_run_change_nothing() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let id = alice.starts(machine).await;
         alice.act(id, "/stop").await.ok();
@@ -230,7 +230,7 @@ async fn trap_31_reports_of_an_earlier_run_change_nothing() {
 #[tokio::test]
 async fn a_failed_command_is_told_and_a_failed_start_is_the_end() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let id = alice.starts(machine).await;
         let fails = async |is_start: bool, message: &str| {
@@ -264,7 +264,7 @@ async fn a_failed_command_is_told_and_a_failed_start_is_the_end() {
 #[tokio::test]
 async fn an_end_revokes_the_sessions_proxy_tokens_and_gateways_hear_of_it() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let version = async || world.number("SELECT version FROM wakeups WHERE topic = 'auth'").await;
         let generation = async || world.number("SELECT token_generation FROM agent_sessions").await;
@@ -293,7 +293,7 @@ async fn an_end_revokes_the_sessions_proxy_tokens_and_gateways_hear_of_it() {
 #[tokio::test]
 async fn trap_38_an_abort_does_not_wait_for_long() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let id = alice.starts(machine).await;
         alice.act(id, "/abort").await.ok();
@@ -307,7 +307,7 @@ async fn trap_38_an_abort_does_not_wait_for_long() {
 #[tokio::test]
 async fn model_and_permission_mode_change_while_it_runs() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let id = alice.starts(machine).await;
         let model = alice.put(&at(id, "/model"), json!({ "model": "qwen3-max" })).await.ok();
@@ -345,7 +345,7 @@ async fn model_and_permission_mode_change_while_it_runs() {
 #[tokio::test]
 async fn others_do_not_know_of_a_session_but_admins_steer_it() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let bob = world.assigned("bob", machine, "user").await;
         let carol = world.assigned("carol", machine, "admin").await;
@@ -385,7 +385,7 @@ async fn others_do_not_know_of_a_session_but_admins_steer_it() {
 #[tokio::test]
 async fn who_has_lost_the_machine_can_look_and_stop_but_not_go_on() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let id = alice.starts(machine).await;
         world.run("DELETE FROM machine_assignments", &[]).await;
@@ -408,7 +408,7 @@ async fn who_has_lost_the_machine_can_look_and_stop_but_not_go_on() {
 #[tokio::test]
 async fn a_session_is_renamed_put_aside_and_deleted() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let id = alice.starts(machine).await;
         let path = at(id, "");
@@ -453,7 +453,7 @@ async fn a_session_is_renamed_put_aside_and_deleted() {
 #[tokio::test]
 async fn many_are_cleaned_up_at_once() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let (alice, bob) = (
             world.assigned("alice", machine, "user").await,
             world.assigned("bob", machine, "user").await,

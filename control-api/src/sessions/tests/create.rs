@@ -9,7 +9,7 @@ const SESSIONS: &str = "/api/remote/sessions";
 #[tokio::test]
 async fn a_session_starts_on_a_machine() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let made = alice
             .post(
@@ -77,7 +77,7 @@ async fn a_session_starts_on_a_machine() {
 #[tokio::test]
 async fn every_refusal_has_its_own_code() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let (alice, bob) = (world.assigned("alice", machine, "user").await, world.user("bob").await);
         let refused = async |field: &str, value: serde_json::Value, code: &str| {
             let mut body = wish(machine);
@@ -127,7 +127,7 @@ async fn every_refusal_has_its_own_code() {
 #[tokio::test]
 async fn a_machine_that_was_silent_for_three_minutes_is_offline() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         world.clock.advance(std::time::Duration::from_secs(179));
         alice.starts(machine).await;
@@ -142,7 +142,7 @@ async fn a_machine_that_was_silent_for_three_minutes_is_offline() {
 #[tokio::test]
 async fn a_tool_that_the_machine_lists_as_generic_runs() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let mut body = wish(machine);
         body["cli_tool"] = json!("aider");
@@ -156,7 +156,7 @@ async fn a_tool_that_the_machine_lists_as_generic_runs() {
 #[tokio::test]
 async fn a_model_must_be_one_that_a_key_is_for() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let (admin, alice) = (world.admin().await, world.assigned("alice", machine, "user").await);
         let with = |tool: &str, model: &str| {
             let mut body = wish(machine);
@@ -192,7 +192,7 @@ async fn a_model_must_be_one_that_a_key_is_for() {
 #[tokio::test]
 async fn trap_49_a_double_click_makes_one_session() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world
             .assigned("alice", machine, "user")
             .await
@@ -220,7 +220,7 @@ async fn trap_49_a_double_click_makes_one_session() {
 #[tokio::test]
 async fn trap_49_a_race_does_not_pass_max_sessions() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let clicks = (0..8).map(|_| alice.post(SESSIONS, wish(machine)));
         let answers = futures_util::future::join_all(clicks).await;
@@ -238,7 +238,7 @@ async fn trap_49_a_race_does_not_pass_max_sessions() {
 #[tokio::test]
 async fn an_ended_session_makes_room() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let (first, _) = (alice.starts(machine).await, alice.starts(machine).await);
         alice.post(SESSIONS, wish(machine)).await.refused(400, "max_sessions");
@@ -252,7 +252,7 @@ async fn an_ended_session_makes_room() {
 #[tokio::test]
 async fn trap_48_nothing_is_said_to_a_cli_that_nobody_said() {
     for world in worlds().await {
-        let machine = world.machine(7).await;
+        let machine = world.host(7).await;
         let alice = world.assigned("alice", machine, "user").await;
         let id = alice.starts(machine).await;
         alice.act(id, "/stop").await.ok();

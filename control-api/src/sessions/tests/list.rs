@@ -36,7 +36,7 @@ fn titles(page: &serde_json::Value) -> Vec<String> {
 #[tokio::test]
 async fn everybody_sees_theirs() {
     for world in worlds().await {
-        let (one, two) = (world.machine(1).await, world.machine(2).await);
+        let (one, two) = (world.host(1).await, world.host(2).await);
         let alice = world.assigned("alice", one, "user").await;
         let carol = world.assigned("carol", one, "admin").await;
         let bob = world.assigned("bob", two, "user").await;
@@ -79,7 +79,7 @@ async fn everybody_sees_theirs() {
         alice
             .get("/api/remote/machines/x/sessions")
             .await
-            .refused(400, "invalid_machine_id");
+            .refused(400, "invalid_field");
         let nowhere = "/api/remote/machines/00000000-0000-0000-0000-000000000009/sessions";
         admin.get(nowhere).await.refused(404, "machine_not_found");
         for wrong in [
@@ -98,7 +98,7 @@ async fn everybody_sees_theirs() {
 #[tokio::test]
 async fn a_search_looks_into_titles_and_paths_and_means_what_it_says() {
     for world in worlds().await {
-        let machine = world.machine(1).await;
+        let machine = world.host(1).await;
         let alice = world.assigned("alice", machine, "user").await;
         for title in ["Fix LOGIN", "100% done", "Größe_x", "other"] {
             let id = alice.starts(machine).await;
@@ -121,7 +121,7 @@ async fn a_search_looks_into_titles_and_paths_and_means_what_it_says() {
 #[tokio::test]
 async fn pages_follow_each_other_without_a_gap() {
     for world in worlds().await {
-        let machine = world.machine(1).await;
+        let machine = world.host(1).await;
         let carol = world.assigned("carol", machine, "admin").await;
         world.add_user("dave").await;
         many(&world, 2, machine, 100).await;
@@ -150,12 +150,15 @@ async fn pages_follow_each_other_without_a_gap() {
 #[tokio::test]
 async fn ten_thousand_sessions_are_listed_in_no_time() {
     for world in worlds().await {
-        let machine = world.machine(1).await;
+        let machine = world.host(1).await;
         let carol = world.assigned("carol", machine, "admin").await;
         let alice = world.assigned("alice", machine, "user").await;
         many(&world, 2, machine, 5_000).await;
         many(&world, 3, machine, 10_000).await;
-        sqlx::query("ANALYZE").execute(&world.database.db.write).await.unwrap();
+        sqlx::query("ANALYZE agent_sessions")
+            .execute(&world.database.db.write)
+            .await
+            .unwrap();
         let admin = world.admin().await;
         for (who, client) in [("alice", &alice), ("carol", &carol), ("admin", &admin)] {
             for path in [
@@ -204,13 +207,13 @@ async fn a_page_of_ones_own_comes_from_an_index() {
 #[tokio::test]
 async fn a_session_shows_what_the_gateway_counted() {
     for world in worlds().await {
-        let machine = world.machine(1).await;
+        let machine = world.host(1).await;
         let alice = world.assigned("alice", machine, "user").await;
         let (session, other) = (alice.starts(machine).await, alice.starts(machine).await);
         for (day, id) in [("1", session), ("2", session), ("1", other)] {
             world
                 .run(
-                    "INSERT INTO usage_daily VALUES (CAST($1 AS BIGINT), 1, 2, $2, 'm', 'openai', 1, 'gpt', 1, 0, 0, 10, 20, 30, 40, 50, 0, 0, 0,
+                    "INSERT INTO usage_sessions VALUES ($2, CAST($1 AS BIGINT), 1, 2, 'm', 'openai', 1, 'gpt', 1, 0, 0, 10, 20, 30, 40, 50, 0, 0, 0,
                                                      1500000, 0, 0)",
                     &[day, &id.to_string()],
                 )
