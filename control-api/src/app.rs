@@ -16,6 +16,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
+use crate::agents::links::Links;
 use crate::audit::{self, Entry};
 use crate::body::MAX_BODY_BYTES;
 use crate::door::{self, Door};
@@ -46,6 +47,7 @@ struct Inner {
     wakeups: Wakeups,
     node_id: Uuid,
     closing: CancellationToken,
+    links: Links,
 }
 
 /// Whom a socket's requests may come from.
@@ -76,6 +78,7 @@ impl App {
             wakeups: Wakeups::default(),
             node_id: chance::id(),
             closing: CancellationToken::new(),
+            links: Links::default(),
             db,
         }));
         app.refuse_unknown_keys().await?;
@@ -150,6 +153,11 @@ impl App {
     /// Cancelled when this process is about to end: answers that have no end of their own end with it.
     pub(crate) fn closing(&self) -> &CancellationToken {
         &self.0.closing
+    }
+
+    /// The agents that are connected here.
+    pub(crate) fn links(&self) -> &Links {
+        &self.0.links
     }
 
     /// This process among the control nodes.

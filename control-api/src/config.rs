@@ -22,6 +22,10 @@ pub struct ControlConfig {
     pub token_ttl: Duration,
     /// The longest life of a proxy token that may be asked for.
     pub token_ttl_max: Duration,
+    /// The longest life of the proxy token of a session whose agent cannot renew it.
+    pub long_token_ttl: Duration,
+    /// How often agents say that they are there.
+    pub heartbeat_interval: Duration,
     /// By which days and months of limits and sums begin.
     pub calendar: Calendar,
     /// Private hosts and networks that a provider key's base URL may name.
@@ -52,6 +56,8 @@ impl ControlConfig {
             login_ttl: Duration::from_secs(config.login.session_ttl_s),
             token_ttl: Duration::from_secs(config.auth.token_ttl_s),
             token_ttl_max: Duration::from_secs(config.auth.token_ttl_max_s),
+            long_token_ttl: Duration::from_secs(config.agents.long_token_ttl_s),
+            heartbeat_interval: Duration::from_secs(config.agents.heartbeat_interval_s),
             calendar: Calendar::new(&config.quota.time_zone)?,
             egress: EgressAllow::parse(&config.egress.allow)?,
             ca_pem,

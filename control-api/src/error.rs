@@ -125,6 +125,11 @@ impl ApiError {
         }
     }
 
+    /// What people read.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }

@@ -7,6 +7,7 @@ mod app;
 mod approvals;
 mod assignments;
 mod audit;
+mod background;
 mod body;
 mod bootstrap;
 mod chance;

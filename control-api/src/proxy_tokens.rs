@@ -5,7 +5,7 @@ use std::time::Duration;
 use ace_policies::access::{Action, Standing};
 use ace_policies::edge::EdgeHeaders;
 use ace_policies::token::{self, Claims};
-use ace_policies::{Provider, TenantId, UserId};
+use ace_policies::{MachineId, Provider, SessionId, TenantId, UserId};
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,8 @@ struct BaseUrls {
 #[derive(Clone, Debug)]
 pub struct TokenWish {
     pub user: UserId,
+    /// The session it is for, and the machine that session runs on: it ends with them. `None` is a token of the user's own.
+    pub session: Option<(SessionId, MachineId)>,
     pub provider: Option<Provider>,
     pub tool: String,
     pub ttl: Duration,
@@ -73,14 +75,19 @@ pub struct IssuedToken {
 
 impl App {
     /// Signs a proxy token. How long it may last is left to the caller.
+    ///
+    /// Errors: 404 where there is no such user, or where the session is not live, not the user's, or not on the machine.
     pub async fn issue_proxy_token(&self, wish: &TokenWish) -> Result<IssuedToken, ApiError> {
-        let (tenant, generation) = self.standing_of(wish.user).await?;
+        let (tenant, generation) = match wish.session {
+            None => self.standing_of(wish.user).await?,
+            Some((session, machine)) => self.standing_in(wish.user, session, machine).await?,
+        };
         let iat = self.now() / 1000;
         let claims = Claims {
-            session: None,
+            session: wish.session.map(|(session, _)| session),
             user: wish.user,
             tenant,
-            machine: None,
+            machine: wish.session.map(|(_, machine)| machine),
             provider: wish.provider,
             tool: wish.tool.clone(),
             models: None,
@@ -100,6 +107,28 @@ impl App {
         let row = sqlx::query("SELECT tenant_id, token_generation FROM users WHERE id = $1 AND is_active = 1");
         let row = row.bind(user.0).fetch_optional(&self.db().read).await?;
         let row = row.ok_or_else(|| ApiError::not_found("user"))?;
+        Ok((TenantId(row.try_get(0)?), row.try_get(1)?))
+    }
+
+    /// The same within a session: whichever of the two is counted up revokes the token.
+    async fn standing_in(
+        &self,
+        user: UserId,
+        session: SessionId,
+        machine: MachineId,
+    ) -> Result<(TenantId, i64), ApiError> {
+        let row = sqlx::query(
+            "SELECT users.tenant_id, users.token_generation + agent_sessions.token_generation
+             FROM users JOIN agent_sessions ON agent_sessions.user_id = users.id
+             WHERE users.id = $1 AND users.is_active = 1 AND session_id = $2 AND remote_machine_id = $3
+               AND status IN ('starting', 'active', 'paused')",
+        )
+        .bind(user.0)
+        .bind(session.to_string())
+        .bind(machine.to_string())
+        .fetch_optional(&self.db().read)
+        .await?;
+        let row = row.ok_or_else(|| ApiError::not_found("session"))?;
         Ok((TenantId(row.try_get(0)?), row.try_get(1)?))
     }
 }
@@ -147,6 +176,7 @@ fn judge(app: &App, user: UserId, wish: Wish) -> Result<TokenWish, ApiError> {
     }
     Ok(TokenWish {
         user,
+        session: None,
         provider,
         tool,
         ttl,

@@ -8,7 +8,7 @@ use sqlx::{Any, AnyConnection, Transaction};
 
 use crate::App;
 use crate::error::ApiError;
-use crate::wakeups::Wakeup;
+use crate::wakeups::{Wakeup, relay};
 
 /// What other programs keep copies of, and look at again when its version grows.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -111,6 +111,7 @@ impl Record {
                 .execute(&mut *self.transaction)
                 .await?;
         }
+        relay::notify(&self.app, &mut self.transaction, &self.rings).await?;
         self.transaction.commit().await?;
         for wakeup in self.rings {
             self.app.wakeups().ring(wakeup);

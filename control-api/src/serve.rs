@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::{App, Trust, chance};
+use crate::{App, Trust, background, chance};
 
 /// Connections open at once. Gateways pool theirs; more than this is no gateway.
 const MAX_CONNECTIONS: usize = 4096;
@@ -93,6 +93,7 @@ impl Listener {
 
 /// Serves until `shutdown`, then lets the requests under way end, for as long as the configuration allows.
 pub async fn serve(app: App, listener: Listener, shutdown: CancellationToken) -> io::Result<()> {
+    let background = background::start(&app);
     let router = app.router(listener.trust());
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -123,10 +124,15 @@ pub async fn serve(app: App, listener: Listener, shutdown: CancellationToken) ->
     }
     drop(listener);
     app.closing().cancel();
-    let drained = tokio::time::timeout(app.config().drain, graceful.shutdown()).await;
-    if drained.is_err() {
+    let drained = tokio::time::timeout(app.config().drain, async {
+        graceful.shutdown().await;
+        // Connections that left HTTP are no requests any more.
+        app.links().all_closed().await;
+    });
+    if drained.await.is_err() {
         tracing::warn!("requests under way were cut off");
     }
+    background.stop().await;
     Ok(())
 }
 

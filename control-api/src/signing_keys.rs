@@ -46,7 +46,8 @@ impl App {
             .write_as(Entry::system("ace-control", act::ROTATE_SIGNING_KEY))
             .await?;
         let active_at = self.now() + millis(LEAD);
-        let retired_at = active_at + millis(self.config().token_ttl_max);
+        let longest = self.config().token_ttl_max.max(self.config().long_token_ttl);
+        let retired_at = active_at + millis(longest);
         let kid = insert(self, &mut write, active_at).await?;
         sqlx::query("UPDATE signing_keys SET retired_at = $1 WHERE kid <> $2 AND retired_at IS NULL")
             .bind(retired_at)

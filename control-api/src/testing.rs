@@ -72,6 +72,8 @@ pub(crate) fn config() -> ControlConfig {
         login_ttl: Duration::from_secs(43_200),
         token_ttl: Duration::from_secs(300),
         token_ttl_max: Duration::from_secs(300),
+        long_token_ttl: Duration::from_secs(604_800),
+        heartbeat_interval: Duration::from_secs(60),
         calendar: Calendar::utc(),
         egress: EgressAllow::default(),
         ca_pem: None,
@@ -91,6 +93,12 @@ impl World {
             router: self.app.router(Trust::Socket),
             headers: vec![],
         }
+    }
+
+    /// Another program on the same database.
+    pub async fn another_node(&self) -> App {
+        let db = self.database.open_again().await;
+        App::open(db, &master(1), config(), self.clock.clone()).await.unwrap()
     }
 
     /// The first admin, logged in.

@@ -3,7 +3,11 @@
 //! A ring says "look"; the truth is in the tables, and a slow poll is the net under it. Rings are heard in this process;
 //! bringing them to other nodes is `wakeups::relay`'s work.
 
+pub(crate) mod relay;
+
 use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +30,38 @@ pub(crate) enum Wakeup {
     /// There are new rows in `events`.
     Events,
 }
+
+/// As nodes tell it to each other.
+impl fmt::Display for Wakeup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Machine(id) => write!(f, "m{id}"),
+            Self::Session(id) => write!(f, "s{id}"),
+            Self::Command(id) => write!(f, "c{id}"),
+            Self::Events => f.write_str("e"),
+        }
+    }
+}
+
+impl FromStr for Wakeup {
+    type Err = UnknownWakeup;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWakeup> {
+        let id = || text.get(1..).and_then(|id| id.parse::<Uuid>().ok()).ok_or(UnknownWakeup);
+        match text.bytes().next() {
+            Some(b'm') => Ok(Self::Machine(MachineId(id()?))),
+            Some(b's') => Ok(Self::Session(SessionId(id()?))),
+            Some(b'c') => Ok(Self::Command(id()?)),
+            Some(b'e') if text.len() == 1 => Ok(Self::Events),
+            _ => Err(UnknownWakeup),
+        }
+    }
+}
+
+/// What a node of another version may say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("not a wake-up")]
+pub(crate) struct UnknownWakeup;
 
 /// Where rings are heard.
 #[derive(Clone, Default)]
@@ -52,7 +88,7 @@ impl Wakeups {
 
     /// Wakes everybody: what rang meanwhile was not heard.
     pub fn ring_all(&self) {
-        self.bells().values().for_each(|bell| drop(bell.send_replace(())));
+        self.bells().values().for_each(|bell| bell.send_replace(()));
     }
 
     fn bells(&self) -> MutexGuard<'_, HashMap<Wakeup, watch::Sender<()>>> {
@@ -71,6 +107,14 @@ impl Listening {
     /// Waits for a ring, or until it is time to look anyway.
     pub async fn next(&mut self) {
         let _rung_or_late = tokio::time::timeout(POLL, self.bell.changed()).await;
+    }
+
+    /// Waits for a ring alone, for those who have a net of their own.
+    pub async fn rung(&mut self) {
+        if self.bell.changed().await.is_err() {
+            // The bell is kept as long as somebody listens; were it gone, nothing would ever ring.
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -98,6 +142,22 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::ZERO);
         listening.next().await;
         assert_eq!(start.elapsed(), POLL);
+    }
+
+    #[test]
+    fn nodes_understand_each_other() {
+        let id = Uuid::from_u128(7);
+        for wakeup in [
+            Wakeup::Machine(MachineId(id)),
+            Wakeup::Session(SessionId(id)),
+            Wakeup::Command(id),
+            Wakeup::Events,
+        ] {
+            assert_eq!(wakeup.to_string().parse(), Ok(wakeup));
+        }
+        for unknown in ["", "m", "x7", "events", "müll"] {
+            assert_eq!(unknown.parse::<Wakeup>(), Err(UnknownWakeup), "{unknown}");
+        }
     }
 
     #[test]

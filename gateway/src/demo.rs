@@ -188,6 +188,7 @@ impl Tokens {
         for provider in Provider::ALL {
             let wish = TokenWish {
                 user: UserId(1),
+                session: None,
                 provider: Some(provider),
                 tool: "demo".to_owned(),
                 ttl: TOKEN_LIFE,

@@ -46,10 +46,14 @@ CREATE TABLE agent_connections (
     transport     TEXT NOT NULL CHECK (transport IN ('ws', 'poll')),
     connected_at  BIGINT NOT NULL,
     seen_at       BIGINT NOT NULL,
-    expires_at    BIGINT NOT NULL
+    expires_at    BIGINT NOT NULL,
+    -- How often one agent has put another out since `takeovers_since`: two that share one identity do nothing else.
+    takeovers       BIGINT NOT NULL DEFAULT 0,
+    takeovers_since BIGINT NOT NULL DEFAULT 0
 );
 
 CREATE INDEX agent_connections_by_node ON agent_connections (node_id);
+CREATE INDEX agent_connections_by_sign ON agent_connections (seen_at);
 
 -- Kept for when the machine is gone.
 ALTER TABLE agent_sessions ADD COLUMN machine_name TEXT NOT NULL DEFAULT '';
@@ -143,6 +147,7 @@ CREATE TABLE agent_commands (
 
 CREATE INDEX agent_commands_waiting ON agent_commands (machine_id, id) WHERE state IN ('queued', 'delivered');
 CREATE INDEX agent_commands_by_session ON agent_commands (session_id, id);
+CREATE INDEX agent_commands_with_result ON agent_commands (finished_at) WHERE result IS NOT NULL;
 CREATE INDEX agent_commands_by_expiry ON agent_commands (expires_at) WHERE state IN ('queued', 'delivered', 'acked');
 
 -- Tools that a CLI asks to be allowed to use. They wait as long as people need.

@@ -7,9 +7,12 @@ mod sqlite;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
+use sqlx::postgres::PgListener;
 use sqlx::{Any, AnyConnection, AnyPool, Connection, Executor, Transaction};
 
 pub use migrate::{Applied, Pending, check, migrate};
@@ -41,9 +44,33 @@ pub struct Db {
     /// For transactions. On SQLite this is one connection: the file has one writer anyway, and a queue in the process
     /// is fairer than the file's lock.
     pub write: AnyPool,
+    pub(crate) address: Address,
+}
+
+/// Where the database is. It may hold a password, so it is not shown.
+#[derive(Clone)]
+pub(crate) struct Address(Arc<str>);
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
 }
 
 impl Db {
+    /// Begins to hear what other programs notify of on a channel, over a connection of its own. `None` on SQLite, which has no such
+    /// thing.
+    pub async fn listen(&self, channel: &str) -> Result<Option<PgListener>, sqlx::Error> {
+        match self.engine {
+            Engine::Sqlite => Ok(None),
+            Engine::Postgres => {
+                let mut listener = PgListener::connect(&self.address.0).await?;
+                listener.listen(channel).await?;
+                Ok(Some(listener))
+            }
+        }
+    }
+
     /// Begins a write transaction.
     ///
     /// On SQLite it takes the write lock at once: a transaction that reads first and asks for the lock later can only
@@ -140,6 +167,7 @@ async fn open_postgres(url: &str, options: &Options) -> Result<Db, Error> {
         engine: Engine::Postgres,
         read: pool.clone(),
         write: pool,
+        address: Address(url.into()),
     })
 }
 

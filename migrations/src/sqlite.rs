@@ -45,6 +45,7 @@ pub(crate) async fn open(url: &str, options: &Options) -> Result<Db, Error> {
         engine: Engine::Sqlite,
         read,
         write,
+        address: crate::Address(url.into()),
     })
 }
 

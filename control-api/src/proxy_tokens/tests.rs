@@ -113,6 +113,7 @@ async fn a_program_may_make_tokens_that_last() {
         let day = Duration::from_secs(86_400);
         let wish = TokenWish {
             user: UserId(1),
+            session: None,
             provider: None,
             tool: "demo".to_owned(),
             ttl: day,

@@ -1,6 +1,10 @@
 //! The queue of commands to agents: pushed with the act that wants them, handed over in order until they are acknowledged,
 //! applied once.
 
+mod deliver;
+mod expire;
+mod finish;
+
 use std::time::Duration;
 
 use ace_policies::wire::Command;
@@ -12,6 +16,10 @@ use crate::chance;
 use crate::error::ApiError;
 use crate::record::Record;
 use crate::wakeups::Wakeup;
+
+pub(crate) use deliver::{Due, MAX_AT_ONCE, deliver, drop_overtaken, is_anything_due, redeliver, settle_on_delivery};
+pub(crate) use expire::expire;
+pub(crate) use finish::{acknowledge, finish};
 
 /// A command to be.
 pub(crate) struct NewCommand<'a> {

@@ -17,7 +17,7 @@ async fn a_new_key_signs_only_when_every_gateway_has_it_and_the_old_one_verifies
             .fetch_one(&world.database.db.read)
             .await
             .unwrap();
-        assert_eq!(retired, world.app.now() + 300_000);
+        assert_eq!(retired, world.app.now() + 604_800_000);
         assert_eq!(
             world
                 .number("SELECT COUNT(*) FROM signing_keys WHERE retired_at IS NULL")

@@ -110,6 +110,14 @@ sections! {
         verdict_cache: u64 = 10_000, 0..=10_000_000;
     }
 
+    /// Machines' agents.
+    agents: Agents(Clone) {
+        /// How often agents say that they are there, in seconds.
+        heartbeat_interval_s: u64 = 60, 5..=120;
+        /// The longest life of the proxy token of a session whose agent cannot renew it, in seconds.
+        long_token_ttl_s: u64 = 7 * DAY_S, 60..=30 * DAY_S;
+    }
+
     /// People's logins.
     login: Login(Clone) {
         /// Wrong passwords after which an account and address are locked.

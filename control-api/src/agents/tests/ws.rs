@@ -1,0 +1,323 @@
+use std::time::{Duration, Instant};
+
+use ace_policies::session::State;
+use serde_json::json;
+
+use super::*;
+use crate::agents::round;
+use crate::testing::{NOON, worlds};
+use crate::wakeups::Wakeup;
+
+#[tokio::test]
+async fn trap_36_nobody_speaks_for_a_machine_without_its_token() {
+    for world in worlds().await {
+        let (mine, other) = (machine(&world, "mine").await, machine(&world, "other").await);
+        let node = Node::start(&world.app).await;
+        assert_eq!(node.open("").await.err(), Some(401));
+        assert_eq!(node.open(&other.token[..40]).await.err(), Some(401));
+        for body in [json!({ "type": "register", "machine_id": mine.id }), json!({ "type": "sync" }), json!({})] {
+            let nobody = world.nobody();
+            nobody.post("/api/remote/agent/message", body).await.refused(401, "invalid_agent_token");
+        }
+        let mut liar = node.open(&other.token).await.unwrap();
+        liar.say(hello(&mine)).await;
+        let (said, code) = liar.closed().await;
+        assert_eq!((said[0]["code"].as_str(), said[0]["fatal"].as_bool()), (Some("wrong_machine"), Some(true)));
+        assert_eq!(code, Some(1008));
+        assert_eq!(world.number("SELECT COUNT(*) FROM agent_connections").await, 0);
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn without_an_upgrade_there_is_no_websocket() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        let answer = client(&world, &mine).get("/api/remote/agent/ws").await;
+        answer.refused(426, "upgrade_required");
+    }
+}
+
+#[tokio::test]
+async fn the_first_word_is_connect_in_a_protocol_that_is_spoken() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        let node = Node::start(&world.app).await;
+        let mut unlike = hello(&mine);
+        unlike["protocol"] = json!(99);
+        for (word, code) in [
+            (json!({ "type": "heartbeat", "active_sessions": 0 }), "connect_first"),
+            (json!({ "type": "song" }), "connect_first"),
+            (json!({ "type": "connect" }), "invalid_message"),
+            (unlike, "unknown_protocol"),
+        ] {
+            let mut agent = node.open(&mine.token).await.unwrap();
+            agent.say(word).await;
+            assert_eq!(agent.closed().await.0[0]["code"], code);
+        }
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_an_agent_says_of_its_machine_is_kept() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        let live = session(&world, &mine, State::Active).await;
+        let ended = session(&world, &mine, State::Stopped).await;
+        let node = Node::start(&world.app).await;
+        let mut agent = node.open(&mine.token).await.unwrap();
+        let mut word = hello(&mine);
+        word["sessions"] = json!([{ "session_id": ended, "run": 1, "last_seq": 7 },
+                                  { "session_id": chance::id(), "run": 1, "last_seq": 7 }]);
+        agent.say(word).await;
+        let welcome = agent.hear().await;
+        assert_eq!((&welcome["heartbeat_interval_s"], &welcome["server_time_ms"]), (&json!(60), &json!(NOON)));
+        let known = |session, live| json!({ "session_id": session, "run": 1, "live": live, "last_seq": 0 });
+        assert_eq!(welcome["sessions"], json!([known(live, true), known(ended, false)]));
+        agent.say(json!({ "type": "heartbeat", "active_sessions": 1, "capabilities": { "cpu_cores": 8 } })).await;
+        agent.say(json!({ "type": "song", "of": "joy" })).await;
+        until("the heartbeat", async || {
+            let row = sqlx::query("SELECT hostname, max_sessions, capabilities, dialect FROM remote_machines");
+            let row = row.fetch_one(&world.database.db.read).await.unwrap();
+            let text = |column: &str| row.try_get::<String, _>(column).unwrap();
+            let sessions: i64 = row.try_get(1).unwrap();
+            assert_eq!((text("hostname").as_str(), sessions, text("dialect").as_str()), ("box", 3, "own"));
+            text("capabilities").contains("\"cpu_cores\":8")
+        })
+        .await;
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_command_arrives_the_moment_it_is_pushed() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        let live = session(&world, &mine, State::Active).await;
+        let node = Node::start(&world.app).await;
+        let (mut agent, _) = node.connect(&mine).await;
+        let mut times = Vec::new();
+        for number in 0..100 {
+            let begin = Instant::now();
+            let id = push(&world.app, &mine, Some(live), &message(live, &number.to_string())).await;
+            let heard = agent.hear().await;
+            times.push(begin.elapsed());
+            assert_eq!((&heard["command_id"], &heard["command"]["content"]), (&json!(id), &json!(number.to_string())));
+            agent.say(json!({ "type": "ack", "command_id": id })).await;
+        }
+        times.sort();
+        println!("{:?}: push to frame, median {:?}, worst {:?}", world.database.engine(), times[50], times[99]);
+        assert!(times[50] < Duration::from_millis(50), "{:?}", times[50]);
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn output_is_acknowledged_up_to_what_is_stored() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        let live = session(&world, &mine, State::Active).await;
+        let node = Node::start(&world.app).await;
+        let (mut agent, _) = node.connect(&mine).await;
+        let lines = |from: i64, to: i64| {
+            let line = |seq| json!({ "seq": seq, "stream": "stdout", "at": 5, "data": format!("{seq}\u{0}\n") });
+            json!({ "type": "output", "session_id": live, "lines": (from..=to).map(line).collect::<Vec<_>>() })
+        };
+        for (from, to, stored) in [(1, 3, 3), (2, 5, 5), (7, 9, 5), (6, 9, 9)] {
+            agent.say(lines(from, to)).await;
+            let ack = json!({ "type": "output_ack", "session_id": live, "last_seq": stored });
+            assert_eq!(agent.hear().await, ack);
+        }
+        assert_eq!(world.number("SELECT COUNT(*) FROM session_output").await, 9);
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn trap_37_an_agent_writes_its_own_machines_sessions_alone() {
+    for world in worlds().await {
+        let (mine, other) = (machine(&world, "mine").await, machine(&world, "other").await);
+        let theirs = session(&world, &other, State::Active).await;
+        let node = Node::start(&world.app).await;
+        let (mut agent, _) = node.connect(&mine).await;
+        for session in [theirs, SessionId(chance::id())] {
+            let line = json!({ "seq": 1, "stream": "stdout", "at": 5, "data": "x" });
+            agent.say(json!({ "type": "output", "session_id": session, "lines": [line] })).await;
+            assert_eq!(agent.hear().await["type"], "output_ack", "it need not keep them");
+            assert_eq!(agent.hear().await["code"], "not_this_machine");
+            for word in [
+                json!({ "type": "status", "session_id": session, "run": 1, "state": "error" }),
+                json!({ "type": "approval", "session_id": session, "run": 1, "request_id": "1", "tool_name": "x", "input": {} }),
+                json!({ "type": "approval_cancelled", "session_id": session, "request_id": "1" }),
+            ] {
+                agent.say(word).await;
+                let refused = agent.hear().await;
+                assert_eq!((&refused["code"], &refused["fatal"]), (&json!("not_this_machine"), &json!(false)));
+            }
+            agent.say(json!({ "type": "token_request", "session_id": session, "run": 1 })).await;
+            assert_eq!(agent.hear().await["code"], "no_such_run");
+        }
+        let command = push(&world.app, &other, Some(theirs), &message(theirs, "hi")).await;
+        agent.say(json!({ "type": "ack", "command_id": command })).await;
+        agent.say(json!({ "type": "done", "command_id": command, "error": { "code": "failed", "message": "no" } })).await;
+        agent.say(json!({ "type": "ack" })).await;
+        assert_eq!(agent.hear().await["code"], "invalid_message");
+        assert_eq!(state(&world, command).await, "queued");
+        assert_eq!(of_session::<String>(&world, theirs, "status").await, "active");
+        assert_eq!(world.number("SELECT COUNT(*) FROM session_output").await, 0);
+        assert_eq!(world.number("SELECT COUNT(*) FROM session_approvals").await, 0);
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn trap_31_what_is_said_of_an_earlier_run_changes_nothing() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        let live = session(&world, &mine, State::Active).await;
+        let old = push(&world.app, &mine, Some(live), &start(live, 1)).await;
+        let node = Node::start(&world.app).await;
+        let (mut agent, _) = node.connect(&mine).await;
+        assert_eq!(agent.hear().await["command_id"], json!(old));
+        sqlx::query("UPDATE agent_sessions SET run = 2")
+            .execute(&world.database.db.write)
+            .await
+            .unwrap();
+        agent.say(json!({ "type": "status", "session_id": live, "run": 1, "state": "error" })).await;
+        agent.say(json!({ "type": "done", "command_id": old, "error": { "code": "failed", "message": "old" } })).await;
+        agent.say(json!({ "type": "token_request", "session_id": live, "run": 1 })).await;
+        assert_eq!(agent.hear().await["code"], "no_such_run");
+        assert_eq!(state(&world, old).await, "failed");
+        assert_eq!(of_session::<String>(&world, live, "status").await, "active");
+        assert_eq!(of_session::<i64>(&world, live, "token_generation").await, 0);
+        agent.say(json!({ "type": "token_request", "session_id": live, "run": 2 })).await;
+        let token = agent.hear().await;
+        assert_eq!((&token["type"], &token["expires_at_s"]), (&json!("token"), &json!(NOON / 1000 + 300)));
+        agent.say(json!({ "type": "status", "session_id": live, "run": 2, "state": "error", "message": "gone" })).await;
+        until("the end", async || of_session::<i64>(&world, live, "token_generation").await == 1).await;
+        assert_eq!(of_session::<String>(&world, live, "status").await, "error");
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn the_newest_connection_wins_and_quarrels_are_told() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        let node = Node::start(&world.app).await;
+        let (mut first, _) = node.connect(&mine).await;
+        for _ in 0..4 {
+            let (second, _) = node.connect(&mine).await;
+            let (said, code) = first.closed().await;
+            assert_eq!((said[0]["code"].as_str(), code), (Some("replaced"), Some(1008)));
+            first = second;
+        }
+        assert_eq!(told(&world).await, ["machine.online", "machine.conflict"]);
+        first.hears_nothing().await;
+        first.leave().await;
+        until("offline", async || world.number("SELECT COUNT(*) FROM agent_connections").await == 0).await;
+        assert_eq!(told(&world).await, ["machine.online", "machine.conflict", "machine.offline"]);
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn whoever_loses_its_token_is_disconnected_at_once() {
+    for world in worlds().await {
+        let (mine, other) = (machine(&world, "mine").await, machine(&world, "other").await);
+        let node = Node::start(&world.app).await;
+        let ((mut revoked, _), (mut gone, _)) = (node.connect(&mine).await, node.connect(&other).await);
+        let mut record = world.app.record().await.unwrap();
+        for (sql, machine) in [
+            ("UPDATE remote_machines SET agent_token_hash = NULL WHERE machine_id = $1", &mine),
+            ("DELETE FROM remote_machines WHERE machine_id = $1", &other),
+        ] {
+            sqlx::query(sql).bind(machine.id.to_string()).execute(record.sql()).await.unwrap();
+            record.ring(Wakeup::Machine(machine.id));
+        }
+        record.commit().await.unwrap();
+        assert_eq!(revoked.closed().await.0[0]["code"], "invalid_agent_token");
+        assert_eq!(gone.closed().await.1, Some(1008));
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn trap_46_a_machine_is_online_as_long_as_its_agent_is_there() {
+    for world in worlds().await {
+        let (mine, crashed) = (machine(&world, "mine").await, machine(&world, "crashed").await);
+        let node = Node::start(&world.app).await;
+        let ((agent, _), (other, _)) = (node.connect(&mine).await, node.connect(&crashed).await);
+        drop(other);
+        until("the broken connection", async || {
+            world.number("SELECT COUNT(*) FROM agent_connections WHERE expires_at <= seen_at").await == 1
+        })
+        .await;
+        for _ in 0..40 {
+            world.clock.advance(Duration::from_secs(5));
+            round::go(&world.app).await.unwrap();
+        }
+        let another = world.another_node().await;
+        round::go(&another).await.unwrap();
+        assert_eq!(told(&world).await, ["machine.online", "machine.online", "machine.offline"], "told once");
+        let there = "SELECT COUNT(*) FROM agent_connections JOIN remote_machines
+                     ON remote_machines.machine_id = agent_connections.machine_id WHERE status = 'online'";
+        assert_eq!(world.number(there).await, 1);
+        agent.leave().await;
+        until("good-bye", async || told(&world).await.len() == 4).await;
+        assert_eq!(world.number("SELECT COUNT(*) FROM remote_machines WHERE status = 'offline'").await, 2);
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_dead_nodes_agents_lapse() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        sqlx::query(
+            "INSERT INTO agent_connections (machine_id, connection_id, node_id, transport, connected_at, seen_at, expires_at)
+             VALUES ($1, 'c', 'dead', 'ws', $2, $2, $2 + 15000)",
+        )
+        .bind(mine.id.to_string())
+        .bind(NOON)
+        .execute(&world.database.db.write)
+        .await
+        .unwrap();
+        world.clock.advance(Duration::from_secs(179));
+        round::go(&world.app).await.unwrap();
+        assert_eq!(told(&world).await, [""; 0]);
+        world.clock.advance(Duration::from_secs(1));
+        for node in [&world.app, &world.another_node().await] {
+            round::go(node).await.unwrap();
+        }
+        assert_eq!(told(&world).await, ["machine.offline"]);
+    }
+}
+
+#[tokio::test]
+async fn at_shutdown_agents_are_sent_elsewhere() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        let node = Node::start(&world.app).await;
+        let (mut agent, _) = node.connect(&mine).await;
+        let stopping = tokio::spawn(node.stop());
+        assert_eq!(agent.closed().await, (vec![], Some(1012)));
+        stopping.await.unwrap();
+        assert_eq!(told(&world).await, ["machine.online"], "it is expected back");
+        let connected = "SELECT COUNT(*) FROM agent_connections WHERE expires_at > seen_at";
+        assert_eq!(world.number(connected).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_message_has_a_limit() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        let node = Node::start(&world.app).await;
+        let (mut agent, _) = node.connect(&mine).await;
+        let _refused = agent.socket.send(Message::text("x".repeat((1 << 20) + 1))).await;
+        agent.closed().await;
+        node.stop().await;
+    }
+}

@@ -1,0 +1,132 @@
+//! Handing commands over: in order, under a lease; again when they are not acknowledged while it lasts.
+
+use std::time::Duration;
+
+use ace_policies::wire::{Command, CommandKind};
+use ace_policies::MachineId;
+use sqlx::Row;
+use sqlx::any::AnyRow;
+use uuid::Uuid;
+
+use crate::App;
+use crate::error::ApiError;
+use crate::record::Record;
+
+/// How long an agent may take to acknowledge a command before it is handed over again.
+const LEASE: Duration = Duration::from_secs(30);
+
+/// Commands in one hand-over. Whoever takes so many asks again.
+pub(crate) const MAX_AT_ONCE: usize = 32;
+
+/// A command that is handed over.
+#[derive(Clone, Debug)]
+pub(crate) struct Due {
+    pub id: i64,
+    pub command_id: Uuid,
+    /// UTC milliseconds.
+    pub expires_at: i64,
+    /// Without its secrets.
+    pub command: Command,
+}
+
+/// Whether [`deliver`] would find something. A look is cheap, and most wake-ups and polls are for nothing.
+pub(crate) async fn is_anything_due(app: &App, machine: MachineId) -> Result<bool, ApiError> {
+    let row = sqlx::query(
+        "SELECT COUNT(*) FROM agent_commands WHERE machine_id = $1 AND expires_at > $2
+         AND (state = 'queued' OR (state = 'delivered' AND leased_until <= $2))",
+    )
+    .bind(machine.to_string())
+    .bind(app.now())
+    .fetch_one(&app.db().read)
+    .await?;
+    Ok(row.try_get::<i64, _>(0)? > 0)
+}
+
+/// Takes what a machine's agent is to do next, at most [`MAX_AT_ONCE`], in the order in which it was pushed. With `holder` only
+/// while that is the machine's connection.
+///
+/// An abort is leased for ever: it is for the turn that runs now, and would end another one later.
+pub(crate) async fn deliver(
+    record: &mut Record,
+    machine: MachineId,
+    holder: Option<Uuid>,
+) -> Result<Vec<Due>, ApiError> {
+    let now = record.app().now();
+    let rows = sqlx::query(
+        "UPDATE agent_commands SET state = 'delivered', attempts = attempts + 1,
+                leased_until = CASE WHEN type = 'abort_request' THEN NULL ELSE $3 END
+         WHERE id IN (SELECT id FROM agent_commands
+                      WHERE machine_id = $1 AND expires_at > $2
+                        AND (state = 'queued' OR (state = 'delivered' AND leased_until <= $2))
+                      ORDER BY id LIMIT $4)
+           AND (state = 'queued' OR (state = 'delivered' AND leased_until <= $2))
+           AND ($5 = '' OR EXISTS (SELECT 1 FROM agent_connections WHERE machine_id = $1 AND connection_id = $5))
+         RETURNING *",
+    )
+    .bind(machine.to_string())
+    .bind(now)
+    .bind(now + i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX))
+    .bind(i64::try_from(MAX_AT_ONCE).unwrap_or(i64::MAX))
+    .bind(holder.map(|holder| holder.to_string()).unwrap_or_default())
+    .fetch_all(record.sql())
+    .await?;
+    let mut due = rows.iter().map(Due::read).collect::<Result<Vec<_>, _>>()?;
+    due.sort_by_key(|due| due.id);
+    Ok(due)
+}
+
+/// Makes what was handed over and not acknowledged due at once: the connection that it went to is gone.
+pub(crate) async fn redeliver(record: &mut Record, machine: MachineId) -> Result<(), ApiError> {
+    sqlx::query(
+        "UPDATE agent_commands SET leased_until = 0
+         WHERE machine_id = $1 AND state = 'delivered' AND leased_until IS NOT NULL",
+    )
+    .bind(machine.to_string())
+    .execute(record.sql())
+    .await?;
+    Ok(())
+}
+
+/// Takes a command back that nobody wants any more: its session has ended or begun another run, its rotation is over.
+pub(crate) async fn drop_overtaken(record: &mut Record, due: &Due) -> Result<(), ApiError> {
+    settle(record, due, "expired").await
+}
+
+/// What an agent that does not acknowledge everything is taken to have done with a command that was handed to it.
+pub(crate) async fn settle_on_delivery(record: &mut Record, due: &Due) -> Result<(), ApiError> {
+    match due.command.kind() {
+        // It acknowledges these; a rotation ends when the new token is used.
+        CommandKind::StartSession | CommandKind::SendMessage | CommandKind::RotateToken => Ok(()),
+        // It answers these, and they are not worth a second try.
+        CommandKind::BrowseDirectory | CommandKind::ReadFile | CommandKind::GitStatus | CommandKind::GitDiff => {
+            settle(record, due, "acked").await
+        }
+        _ => settle(record, due, "done").await,
+    }
+}
+
+async fn settle(record: &mut Record, due: &Due, state: &'static str) -> Result<(), ApiError> {
+    let now = record.app().now();
+    sqlx::query("UPDATE agent_commands SET state = $1, leased_until = NULL, finished_at = $2 WHERE id = $3")
+        .bind(state)
+        .bind((state != "acked").then_some(now))
+        .bind(due.id)
+        .execute(record.sql())
+        .await?;
+    Ok(())
+}
+
+impl Due {
+    fn read(row: &AnyRow) -> Result<Self, ApiError> {
+        let payload: String = row.try_get("payload")?;
+        Ok(Self {
+            id: row.try_get("id")?,
+            command_id: row
+                .try_get::<String, _>("command_id")?
+                .parse()
+                .map_err(|error: uuid::Error| ApiError::internal(error))?,
+            expires_at: row.try_get("expires_at")?,
+            command: serde_json::from_str(&payload).map_err(ApiError::internal)?,
+        })
+    }
+}
