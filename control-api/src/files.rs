@@ -165,7 +165,9 @@ impl Machine {
         .fetch_optional(&app.db().read)
         .await?;
         let Some(row) = row else {
-            visitor.permit(app, Action::MachinesBrowse, &Standing::default()).await?;
+            visitor
+                .permit(app, Action::MachinesBrowse, &Standing::default())
+                .await?;
             return Err(Denied::MachineNotFound.into());
         };
         let permission: Option<String> = row.try_get("permission")?;
@@ -229,7 +231,10 @@ async fn wait(app: &App, id: Uuid, mut bell: Listening) -> Result<Value, ApiErro
 }
 
 fn late() -> ApiError {
-    let message = format!("the machine's agent did not answer within {} seconds", PATIENCE.as_secs());
+    let message = format!(
+        "the machine's agent did not answer within {} seconds",
+        PATIENCE.as_secs()
+    );
     ApiError::new(StatusCode::GATEWAY_TIMEOUT, "agent_timeout", message)
 }
 
@@ -260,7 +265,9 @@ fn refusal(failure: Failure) -> ApiError {
         FailureCode::Forbidden => ApiError::forbidden("path_forbidden", message),
         FailureCode::TooMuch => ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message),
         FailureCode::Invalid | FailureCode::Unsupported => ApiError::bad("invalid_path", message),
-        FailureCode::Interrupted | FailureCode::Failed => ApiError::new(StatusCode::BAD_GATEWAY, "agent_failed", message),
+        FailureCode::Interrupted | FailureCode::Failed => {
+            ApiError::new(StatusCode::BAD_GATEWAY, "agent_failed", message)
+        }
     }
 }
 

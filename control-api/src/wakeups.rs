@@ -47,7 +47,11 @@ impl FromStr for Wakeup {
     type Err = UnknownWakeup;
 
     fn from_str(text: &str) -> Result<Self, UnknownWakeup> {
-        let id = || text.get(1..).and_then(|id| id.parse::<Uuid>().ok()).ok_or(UnknownWakeup);
+        let id = || {
+            text.get(1..)
+                .and_then(|id| id.parse::<Uuid>().ok())
+                .ok_or(UnknownWakeup)
+        };
         match text.bytes().next() {
             Some(b'm') => Ok(Self::Machine(MachineId(id()?))),
             Some(b's') => Ok(Self::Session(SessionId(id()?))),

@@ -95,10 +95,24 @@ pub(super) async fn claim(record: &mut Record, agent: &Agent, connection: Connec
         record.ring(Wakeup::Machine(agent.machine));
     }
     if takeovers == FLAPPING {
-        tell(record, agent.tenant, agent.machine, "machine.conflict", &agent.machine_name).await?;
+        tell(
+            record,
+            agent.tenant,
+            agent.machine,
+            "machine.conflict",
+            &agent.machine_name,
+        )
+        .await?;
     }
     if !before.is_some_and(|before| before.is_online) {
-        tell(record, agent.tenant, agent.machine, "machine.online", &agent.machine_name).await?;
+        tell(
+            record,
+            agent.tenant,
+            agent.machine,
+            "machine.online",
+            &agent.machine_name,
+        )
+        .await?;
     }
     Ok(())
 }
@@ -166,10 +180,16 @@ pub(super) async fn release(app: &App, connection: Connection, end: End) -> Resu
     match end {
         End::Clean => {
             let gone = "DELETE FROM agent_connections WHERE machine_id = $1 AND connection_id = $2";
-            offline(&mut record, connection.machine, sqlx::query(gone).bind(machine).bind(id)).await?;
+            offline(
+                &mut record,
+                connection.machine,
+                sqlx::query(gone).bind(machine).bind(id),
+            )
+            .await?;
         }
         End::Broken => {
-            let lapse = "UPDATE agent_connections SET expires_at = seen_at WHERE machine_id = $1 AND connection_id = $2";
+            let lapse =
+                "UPDATE agent_connections SET expires_at = seen_at WHERE machine_id = $1 AND connection_id = $2";
             sqlx::query(lapse).bind(machine).bind(id).execute(record.sql()).await?;
         }
     }
@@ -185,11 +205,7 @@ pub(super) async fn lapse(app: &App, machine: MachineId, until: i64) -> Result<(
 }
 
 /// Takes the row of a connection away and tells that the machine is offline. Whoever takes it away tells it: so it is told once.
-async fn offline(
-    record: &mut Record,
-    machine: MachineId,
-    gone: Query<'_, Any, AnyArguments>,
-) -> Result<(), ApiError> {
+async fn offline(record: &mut Record, machine: MachineId, gone: Query<'_, Any, AnyArguments>) -> Result<(), ApiError> {
     let row = sqlx::query(
         "UPDATE remote_machines SET status = status WHERE machine_id = $1 RETURNING tenant_id, machine_name",
     )
@@ -205,7 +221,14 @@ async fn offline(
         .execute(record.sql())
         .await?;
     let name: String = row.try_get("machine_name")?;
-    tell(record, TenantId(row.try_get("tenant_id")?), machine, "machine.offline", &name).await
+    tell(
+        record,
+        TenantId(row.try_get("tenant_id")?),
+        machine,
+        "machine.offline",
+        &name,
+    )
+    .await
 }
 
 async fn tell(

@@ -95,7 +95,9 @@ async fn with_secrets(
     session: Option<SessionRow>,
 ) -> Result<Option<Handed>, ApiError> {
     let command = match (due.command.clone(), session) {
-        (Command::StartSession(start), Some(session)) => start_with_token(app, agent, dialect, &due, start, &session).await?,
+        (Command::StartSession(start), Some(session)) => {
+            start_with_token(app, agent, dialect, &due, start, &session).await?
+        }
         (Command::RotateToken { rotation_id, .. }, _) => rotation(app, agent, &due, rotation_id).await?,
         (command, _) => Some(command),
     };
@@ -143,12 +145,7 @@ async fn refuse_long_token(app: &App, agent: &Agent, due: &Due) -> Result<(), Ap
 }
 
 /// A token for a session. `None` where the session has ended just now.
-async fn token(
-    app: &App,
-    agent: &Agent,
-    session: &SessionRow,
-    ttl: Duration,
-) -> Result<Option<IssuedToken>, ApiError> {
+async fn token(app: &App, agent: &Agent, session: &SessionRow, ttl: Duration) -> Result<Option<IssuedToken>, ApiError> {
     let wish = TokenWish {
         user: session.user,
         session: Some((session.id, agent.machine)),
@@ -181,12 +178,12 @@ pub(super) async fn fresh_token(
     }
 }
 
-/// The agent's own new token. Where the rotation is over, nothing is handed over.
+/// The agent's own new token. The rotation is over as soon as that is used: then nothing is handed over any more.
 async fn rotation(app: &App, agent: &Agent, due: &Due, rotation_id: String) -> Result<Option<Command>, ApiError> {
     let mut record = app.record().await?;
     let token = neighbours::rotation_token(&mut record, agent.machine, &rotation_id).await?;
     if token.is_none() {
-        queue::drop_overtaken(&mut record, due).await?;
+        queue::settle_as_done(&mut record, due).await?;
     }
     record.commit().await?;
     Ok(token.map(|token| Command::RotateToken {

@@ -37,7 +37,12 @@ pub(super) enum Standing {
 impl Link {
     /// Takes an agent's first word and makes its connection the machine's; returns the answer. What was handed to another
     /// connection and not acknowledged is due again. Errors: 400 where the agent is one that cannot be understood.
-    pub async fn open(app: App, agent: Agent, connection: Connection, hello: &Connect) -> Result<(Self, ToAgent), ApiError> {
+    pub async fn open(
+        app: App,
+        agent: Agent,
+        connection: Connection,
+        hello: &Connect,
+    ) -> Result<(Self, ToAgent), ApiError> {
         judge(&agent, hello)?;
         let mut record = app.record().await?;
         connections::lock(&mut record, agent.machine).await?;
@@ -121,7 +126,8 @@ impl Link {
     async fn token(&self, session_id: SessionId, run: i64) -> Result<Vec<ToAgent>, ApiError> {
         let token = fresh_token(&self.app, &self.agent, session_id, run).await?;
         let token = token.ok_or_else(|| {
-            let message = format!("session {session_id} does not run here, or not in run {run}: there is no token for it");
+            let message =
+                format!("session {session_id} does not run here, or not in run {run}: there is no token for it");
             ApiError::forbidden("no_such_run", message)
         })?;
         Ok(vec![ToAgent::Token {
@@ -176,7 +182,10 @@ fn judge(agent: &Agent, hello: &Connect) -> Result<(), ApiError> {
         return Err(ApiError::forbidden("wrong_machine", message));
     }
     if hello.protocol != PROTOCOL {
-        let message = format!("protocol {} is not spoken here, only {PROTOCOL}; update the agent or the server", hello.protocol);
+        let message = format!(
+            "protocol {} is not spoken here, only {PROTOCOL}; update the agent or the server",
+            hello.protocol
+        );
         return Err(ApiError::bad("unknown_protocol", message));
     }
     Ok(())

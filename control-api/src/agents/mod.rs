@@ -67,7 +67,11 @@ async fn message(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let message = parse(body)?;
-    match message.get("type").and_then(Value::as_str).filter(|kind| !kind.is_empty()) {
+    match message
+        .get("type")
+        .and_then(Value::as_str)
+        .filter(|kind| !kind.is_empty())
+    {
         None => Err(ApiError::bad("type_required", "type is required")),
         Some("sync") => sync::exchange(app, agent, message).await,
         Some(_) => python::hear(app, agent, message).await,

@@ -89,7 +89,13 @@ pub(crate) async fn reported(
         record.wake(Topic::Auth);
     }
     if state != row.status {
-        tell(record, row, "session.state", &json!({ "status": state, "before": row.status, "error": error })).await?;
+        tell(
+            record,
+            row,
+            "session.state",
+            &json!({ "status": state, "before": row.status, "error": error }),
+        )
+        .await?;
     }
     SessionRow::read(&changed)
 }
@@ -184,7 +190,10 @@ async fn locked(record: &mut Record, session: SessionId, machine: MachineId) -> 
     if row.machine == Some(machine) {
         return Ok(row);
     }
-    Err(ApiError::forbidden("not_this_machine", "the session is another machine's"))
+    Err(ApiError::forbidden(
+        "not_this_machine",
+        "the session is another machine's",
+    ))
 }
 
 pub(crate) async fn asked(

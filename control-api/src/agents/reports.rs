@@ -214,12 +214,7 @@ pub(super) async fn asked(
 }
 
 /// Takes a question back.
-pub(super) async fn withdrawn(
-    app: &App,
-    agent: &Agent,
-    session: SessionId,
-    request_id: &str,
-) -> Result<(), ApiError> {
+pub(super) async fn withdrawn(app: &App, agent: &Agent, session: SessionId, request_id: &str) -> Result<(), ApiError> {
     let mut record = app.record().await?;
     let row = theirs(&mut record, agent, session).await?;
     neighbours::withdrawn(&mut record, &row, &text(request_id)).await?;
@@ -285,4 +280,3 @@ pub(super) fn parsed(id: &str) -> Result<SessionId, ApiError> {
 pub(super) fn named(id: Option<&str>) -> Result<SessionId, ApiError> {
     id.and_then(|id| id.parse().ok()).ok_or_else(not_theirs)
 }
-

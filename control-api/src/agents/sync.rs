@@ -68,7 +68,11 @@ pub(super) async fn exchange(app: App, agent: Agent, body: Value) -> Result<Resp
         answers.extend(link.hear(message).await?);
     }
     if wait_ms > 0 {
-        let wait = if answers.is_empty() { longest(&link.app, wait_ms) } else { Duration::ZERO };
+        let wait = if answers.is_empty() {
+            longest(&link.app, wait_ms)
+        } else {
+            Duration::ZERO
+        };
         answers.extend(wait_for(&link, wait).await?);
     }
     Ok(synced(answers))
@@ -107,7 +111,9 @@ fn take_hello(messages: &mut Vec<FromAgent>) -> Option<ace_policies::wire::Conne
 
 /// Never so long that the request would be given up.
 fn longest(app: &App, wait_ms: u64) -> Duration {
-    Duration::from_millis(wait_ms).min(MAX_WAIT).min(app.config().request_timeout / 2)
+    Duration::from_millis(wait_ms)
+        .min(MAX_WAIT)
+        .min(app.config().request_timeout / 2)
 }
 
 /// Waits for something to say.

@@ -40,7 +40,10 @@ fn unclear(value: Value, error: &serde_json::Error) -> Result<Option<FromAgent>,
     match kind {
         Some(kind) if !TYPES.contains(&kind) => Ok(None),
         Some(kind) => Err(ApiError::bad("invalid_message", format!("{kind}: {error}"))),
-        None => Err(ApiError::bad("invalid_message", "a message is a JSON object with a type")),
+        None => Err(ApiError::bad(
+            "invalid_message",
+            "a message is a JSON object with a type",
+        )),
     }
 }
 
@@ -50,7 +53,10 @@ mod tests {
 
     #[test]
     fn what_is_new_is_skipped_and_what_is_wrong_is_named() {
-        assert!(matches!(understand(r#"{"type":"heartbeat","active_sessions":1}"#), Ok(Some(_))));
+        assert!(matches!(
+            understand(r#"{"type":"heartbeat","active_sessions":1}"#),
+            Ok(Some(_))
+        ));
         assert!(matches!(understand(r#"{"type":"song","of":"joy"}"#), Ok(None)));
         let wrong = understand(r#"{"type":"ack"}"#).unwrap_err();
         assert_eq!(wrong.to_string(), "ack: missing field `command_id`");

@@ -51,7 +51,9 @@ pub(super) async fn connect(
         let message = "this is a WebSocket; where there can be none, POST /api/remote/agent/message";
         ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message)
     })?;
-    let upgrade = upgrade.max_message_size(MAX_MESSAGE_BYTES).max_frame_size(MAX_MESSAGE_BYTES);
+    let upgrade = upgrade
+        .max_message_size(MAX_MESSAGE_BYTES)
+        .max_frame_size(MAX_MESSAGE_BYTES);
     Ok(upgrade.on_upgrade(|socket| serve(app, agent, socket)))
 }
 
@@ -256,7 +258,11 @@ impl Talk {
         if let Over::Failed(error) = &over {
             tracing::warn!(%error, machine = %self.link.agent.machine, "an agent's connection is closed");
         }
-        let end = if matches!(over, Over::Closed) { End::Clean } else { End::Broken };
+        let end = if matches!(over, Over::Closed) {
+            End::Clean
+        } else {
+            End::Broken
+        };
         let connection = self.link.connection;
         if let Err(error) = connections::release(&self.link.app, connection, end).await {
             tracing::warn!(%error, machine = %connection.machine, "the end of an agent's connection is not written down");

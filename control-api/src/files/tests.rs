@@ -48,8 +48,18 @@ async fn an_agent_is_asked_and_nothing_of_its_answer_stays() {
             assert_eq!(answer.ok().json, json!({ "success": true, "result": found }));
             assert_eq!(command, json!({ "type": kind, "path": path_asked }));
         }
-        assert_eq!(world.number("SELECT COUNT(*) FROM agent_commands WHERE result IS NOT NULL").await, 0);
-        assert_eq!(world.number("SELECT COUNT(*) FROM agent_commands WHERE state = 'done'").await, 5);
+        assert_eq!(
+            world
+                .number("SELECT COUNT(*) FROM agent_commands WHERE result IS NOT NULL")
+                .await,
+            0
+        );
+        assert_eq!(
+            world
+                .number("SELECT COUNT(*) FROM agent_commands WHERE state = 'done'")
+                .await,
+            5
+        );
         node.stop().await;
     }
 }
@@ -77,12 +87,14 @@ async fn an_agents_no_has_a_status() {
 }
 
 async fn assign(world: &World, machine: &Machine, user: UserId) {
-    sqlx::query("INSERT INTO machine_assignments (machine_id, user_id, permission, granted_at) VALUES ($1, $2, 'user', 0)")
-        .bind(machine.id.to_string())
-        .bind(user.0)
-        .execute(&world.database.db.write)
-        .await
-        .unwrap();
+    sqlx::query(
+        "INSERT INTO machine_assignments (machine_id, user_id, permission, granted_at) VALUES ($1, $2, 'user', 0)",
+    )
+    .bind(machine.id.to_string())
+    .bind(user.0)
+    .execute(&world.database.db.write)
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -93,10 +105,23 @@ async fn whoever_is_assigned_may_look_and_offline_is_said_at_once() {
         bob.get(&path(&mine, "browse")).await.refused(404, "machine_not_found");
         assign(&world, &mine, UserId(2)).await;
         bob.get(&path(&mine, "browse")).await.refused(409, "machine_offline");
-        admin.get("/api/remote/machines/7/browse").await.refused(400, "invalid_machine_id");
-        for wrong in ["file", "file?path=", "file?path=a", "file?path=/a%00b", "browse?path=~", "git/diff?path=C:w"] {
+        admin
+            .get("/api/remote/machines/7/browse")
+            .await
+            .refused(400, "invalid_machine_id");
+        for wrong in [
+            "file",
+            "file?path=",
+            "file?path=a",
+            "file?path=/a%00b",
+            "browse?path=~",
+            "git/diff?path=C:w",
+        ] {
             let refused = admin.get(&path(&mine, wrong)).await.refused(400, "invalid_field");
-            assert!(refused.json["error"].as_str().unwrap().starts_with("path: "), "{refused}");
+            assert!(
+                refused.json["error"].as_str().unwrap().starts_with("path: "),
+                "{refused}"
+            );
         }
         admin.get(&path(&mine, "file?p=/a")).await.refused(400, "invalid_query");
     }
@@ -113,7 +138,8 @@ async fn the_older_agent_is_asked_in_its_words() {
             agent.post("/api/remote/agent/message", fields).await.ok().json
         };
         say("register", json!({})).await;
-        let listing = json!({ "path": "/w", "parent": "/", "homePath": "/h", "directories": [], "fallback_note": null });
+        let listing =
+            json!({ "path": "/w", "parent": "/", "homePath": "/h", "directories": [], "fallback_note": null });
         for (rest, kind, word, result, expected) in [
             (
                 "browse?path=/w",
@@ -143,7 +169,10 @@ async fn the_older_agent_is_asked_in_its_words() {
             });
             let mut items = Vec::new();
             while items.is_empty() {
-                items = say("poll", json!({})).await["pending_commands"].as_array().unwrap().clone();
+                items = say("poll", json!({})).await["pending_commands"]
+                    .as_array()
+                    .unwrap()
+                    .clone();
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             let mut item = items.remove(0);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ace_policies::wire::{Command, CommandKind};
 use ace_policies::MachineId;
+use ace_policies::wire::{Command, CommandKind};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 use uuid::Uuid;
@@ -87,9 +87,14 @@ pub(crate) async fn redeliver(record: &mut Record, machine: MachineId) -> Result
     Ok(())
 }
 
-/// Takes a command back that nobody wants any more: its session has ended or begun another run, its rotation is over.
+/// Takes a command back that nobody wants any more: its session has ended or begun another run.
 pub(crate) async fn drop_overtaken(record: &mut Record, due: &Due) -> Result<(), ApiError> {
     settle(record, due, "expired").await
+}
+
+/// Notes that a command has come about, as far as can be seen from here.
+pub(crate) async fn settle_as_done(record: &mut Record, due: &Due) -> Result<(), ApiError> {
+    settle(record, due, "done").await
 }
 
 /// What an agent that does not acknowledge everything is taken to have done with a command that was handed to it.

@@ -79,7 +79,8 @@ async fn end(app: &App, command_id: Uuid) -> Result<(), ApiError> {
 /// What files held is not kept for longer than somebody waits for it.
 async fn forget_results(app: &App) -> Result<(), ApiError> {
     let until = app.now() - i64::try_from(RESULT_LIFE.as_millis()).unwrap_or(i64::MAX);
-    let old = sqlx::query("SELECT COUNT(*) FROM agent_commands WHERE result IS NOT NULL AND finished_at <= $1").bind(until);
+    let old =
+        sqlx::query("SELECT COUNT(*) FROM agent_commands WHERE result IS NOT NULL AND finished_at <= $1").bind(until);
     if old.fetch_one(&app.db().read).await?.try_get::<i64, _>(0)? == 0 {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! What becomes of a command after it was handed over: acknowledged, done, failed. All of it counts once.
 
-use ace_policies::wire::{CommandKind, Failure};
 use ace_policies::MachineId;
+use ace_policies::wire::{CommandKind, Failure};
 use serde_json::Value;
 use sqlx::Row;
 use uuid::Uuid;
@@ -52,7 +52,11 @@ pub(crate) async fn finish(
 ) -> Result<Option<Finished>, ApiError> {
     let (state, result, error) = match outcome {
         Ok(result) => ("done", result.map(Value::to_string), None),
-        Err(failure) => ("failed", None, Some(serde_json::to_string(failure).map_err(ApiError::internal)?)),
+        Err(failure) => (
+            "failed",
+            None,
+            Some(serde_json::to_string(failure).map_err(ApiError::internal)?),
+        ),
     };
     // Nobody reads the results of other commands.
     let row = sqlx::query(

@@ -17,7 +17,9 @@ use crate::error::ApiError;
 use crate::record::Record;
 use crate::wakeups::Wakeup;
 
-pub(crate) use deliver::{Due, MAX_AT_ONCE, deliver, drop_overtaken, is_anything_due, redeliver, settle_on_delivery};
+pub(crate) use deliver::{
+    Due, MAX_AT_ONCE, deliver, drop_overtaken, is_anything_due, redeliver, settle_as_done, settle_on_delivery,
+};
 pub(crate) use expire::expire;
 pub(crate) use finish::{acknowledge, finish};
 

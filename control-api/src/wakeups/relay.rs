@@ -49,7 +49,9 @@ pub(crate) async fn run(app: App) {
         match app.db().listen(CHANNEL).await {
             Ok(Some(listener)) => hear(&app, listener).await,
             Ok(None) => return,
-            Err(error) => tracing::warn!(%error, "cannot hear what other nodes tell; looking every few seconds instead"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot hear what other nodes tell; looking every few seconds instead")
+            }
         }
         tokio::time::sleep(RETRY).await;
     }

@@ -43,7 +43,9 @@ async fn words(app: &App, agent: &Agent, handed: &Handed) -> Result<Option<(&'st
             });
             (name, fields)
         }
-        Command::SendMessage { session_id, content, .. } => (name, json!({ "session_id": session_id, "content": content })),
+        Command::SendMessage {
+            session_id, content, ..
+        } => (name, json!({ "session_id": session_id, "content": content })),
         Command::StopSession { session_id }
         | Command::PauseSession { session_id }
         | Command::ResumeSession { session_id } => (name, json!({ "session_id": session_id })),
@@ -65,16 +67,23 @@ async fn words(app: &App, agent: &Agent, handed: &Handed) -> Result<Option<(&'st
         Command::UpdatePermissionMode {
             session_id,
             permission_mode,
-        } => (name, json!({ "session_id": session_id, "permission_mode": permission_mode })),
+        } => (
+            name,
+            json!({ "session_id": session_id, "permission_mode": permission_mode }),
+        ),
         Command::BrowseDirectory { path } => (name, json!({ "request_id": request_id, "path": path })),
         Command::ReadFile { path } => {
             let (folder, file) = split(path);
-            ("git_file", json!({ "request_id": request_id, "project_path": folder, "file": file }))
+            (
+                "git_file",
+                json!({ "request_id": request_id, "project_path": folder, "file": file }),
+            )
         }
         Command::GitStatus { path } => (name, json!({ "request_id": request_id, "project_path": path })),
-        Command::GitDiff { path } => {
-            (name, json!({ "request_id": request_id, "project_path": path, "file": "." }))
-        }
+        Command::GitDiff { path } => (
+            name,
+            json!({ "request_id": request_id, "project_path": path, "file": "." }),
+        ),
         Command::RotateToken { rotation_id, new_token } => {
             let fields = json!({
                 "new_token": new_token, "rotation_id": rotation_id,

@@ -59,7 +59,10 @@ pub(super) async fn hear(app: App, agent: Agent, message: Value) -> Result<Respo
         "terminal_status" | "vscode_status" | "session_sync" => done,
         kind => {
             let kind: String = kind.chars().take(100).collect();
-            return Err(ApiError::bad("unknown_message_type", format!("Unknown message type: {kind}")));
+            return Err(ApiError::bad(
+                "unknown_message_type",
+                format!("Unknown message type: {kind}"),
+            ));
         }
     };
     Ok(Json(answer).into_response())
@@ -76,7 +79,9 @@ pub(super) async fn heartbeat(
     let message = parse(body)?;
     check_machine(&app, &agent, &message).await?;
     stay(&app, &agent).await?;
-    Ok(Json(json!({ "success": true, "type": "heartbeat_ack", "pending_commands": [] })))
+    Ok(Json(
+        json!({ "success": true, "type": "heartbeat_ack", "pending_commands": [] }),
+    ))
 }
 
 /// Tells the older agent which of its tokens is the current one, as a number that grows with each rotation.
@@ -130,7 +135,10 @@ async fn check_machine(app: &App, agent: &Agent, message: &Value) -> Result<(), 
         said => said.as_str().and_then(|said| said.parse::<MachineId>().ok()),
     };
     match said {
-        None => Err(ApiError::bad("invalid_machine_id", "machine_id must be a valid UUID string")),
+        None => Err(ApiError::bad(
+            "invalid_machine_id",
+            "machine_id must be a valid UUID string",
+        )),
         Some(said) if said == agent.machine => Ok(()),
         Some(said) => Err(other_machine(app, said).await?),
     }
@@ -178,7 +186,7 @@ async fn stay(app: &App, agent: &Agent) -> Result<(), ApiError> {
 /// Takes who it is. One that registers has just started, and what was handed to the process before it is due again.
 async fn introduce(app: &App, agent: &Agent, message: &Value, is_new: bool) -> Result<(), ApiError> {
     let capabilities = message["capabilities"].as_object().filter(|object| !object.is_empty());
-    let capabilities = capabilities.map(|object| tell::capabilities(object));
+    let capabilities = capabilities.map(tell::capabilities);
     claim(app, agent, capabilities.as_ref(), is_new).await
 }
 

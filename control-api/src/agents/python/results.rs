@@ -36,6 +36,9 @@ mod tests {
         let expected = json!({ "path": "/w", "parent": "/", "home": "/home/a", "entries": [entry] });
         assert_eq!(listing(&found), Ok(expected));
         let elsewhere = json!({ "path": "/", "fallback_note": "Requested path '/x' does not exist. Showing parent directory instead." });
-        assert_eq!(listing(&elsewhere).unwrap_err().message, "Requested path '/x' does not exist");
+        assert_eq!(
+            listing(&elsewhere).unwrap_err().message,
+            "Requested path '/x' does not exist"
+        );
     }
 }

@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 use sqlx::Row;
 use uuid::Uuid;
 
+use super::super::Agent;
 use super::super::neighbours::SessionRow;
 use super::super::reports::{self, Said};
-use super::super::Agent;
 use super::results;
 use crate::error::ApiError;
 use crate::record::Record;
@@ -105,7 +105,10 @@ pub(super) async fn question(app: &App, agent: &Agent, message: &Value) -> Resul
     let request_id = asked["request_id"].as_str().unwrap_or_default();
     let tool = asked["request"]["tool_name"].as_str().unwrap_or_default();
     if request_id.is_empty() || tool.is_empty() {
-        return Err(ApiError::field("control_request", "request_id and request.tool_name are needed"));
+        return Err(ApiError::field(
+            "control_request",
+            "request_id and request.tool_name are needed",
+        ));
     }
     let question = (request_id, tool, &asked["request"]["input"]);
     reports::asked(app, agent, session, None, question).await
@@ -136,7 +139,14 @@ pub(super) async fn response(app: &App, agent: &Agent, message: &Value) -> Resul
     let result = &message["result"];
     let failed = result["success"] == false || (result["success"].is_null() && result["error"].is_string());
     let error = failed.then(|| result["error"].as_str().unwrap_or("unknown error"));
-    end(app, agent, message, None, error.map(|error| failure(FailureCode::Failed, error))).await
+    end(
+        app,
+        agent,
+        message,
+        None,
+        error.map(|error| failure(FailureCode::Failed, error)),
+    )
+    .await
 }
 
 /// The answer to a question about files.
@@ -167,7 +177,9 @@ async fn end(
     result: Option<&Value>,
     failure: Option<Failure>,
 ) -> Result<(), ApiError> {
-    let id = message["request_id"].as_str().or_else(|| message["command_id"].as_str());
+    let id = message["request_id"]
+        .as_str()
+        .or_else(|| message["command_id"].as_str());
     let Some(id) = id.and_then(|id| id.parse::<Uuid>().ok()) else {
         return Err(ApiError::field("request_id", "must be the id of a command"));
     };
@@ -209,7 +221,6 @@ pub(super) fn capabilities(said: &Map<String, Value>) -> Value {
     ours.remove("cli_details");
     Value::Object(ours)
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -229,13 +229,10 @@ impl FakeAgent {
     }
 
     /// The next message.
-    #[track_caller]
-    pub fn hear(&mut self) -> impl Future<Output = Value> {
-        async {
-            match timeout(SOON, self.next()).await.expect("the control API says something") {
-                Ok(message) => message,
-                Err(code) => panic!("the connection was closed: {code:?}"),
-            }
+    pub async fn hear(&mut self) -> Value {
+        match timeout(SOON, self.next()).await.expect("the control API says something") {
+            Ok(message) => message,
+            Err(code) => panic!("the connection was closed: {code:?}"),
         }
     }
 

@@ -23,7 +23,11 @@ impl Mortal {
     async fn start(world: &World) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("control.sock");
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let (database, clock, socket) = (world.database.open_again(), world.clock.clone(), path.clone());
         runtime.spawn(async move {
             let app = App::open(database.await, &master(1), config(), clock).await.unwrap();
@@ -141,9 +145,18 @@ async fn trap_39_a_node_that_dies_loses_no_line_and_no_command() {
         assert_eq!(stored.len() as i64, LINES);
         for (seq, row) in (1..).zip(&stored) {
             let data: Vec<u8> = row.try_get("data").unwrap();
-            assert_eq!((row.try_get::<i64, _>("seq").unwrap(), data), (seq, format!("line {seq}\n").into_bytes()));
+            assert_eq!(
+                (row.try_get::<i64, _>("seq").unwrap(), data),
+                (seq, format!("line {seq}\n").into_bytes())
+            );
         }
-        until("done", async || world.number("SELECT COUNT(*) FROM agent_commands WHERE state = 'done'").await == 100).await;
+        until("done", async || {
+            world
+                .number("SELECT COUNT(*) FROM agent_commands WHERE state = 'done'")
+                .await
+                == 100
+        })
+        .await;
         assert_eq!(of_session::<String>(&world, live, "status").await, "active");
     }
 }
@@ -169,7 +182,10 @@ async fn a_command_reaches_an_agent_at_another_node_at_once() {
             agent.say(json!({ "type": "ack", "command_id": id })).await;
         }
         times.sort();
-        println!("across nodes: push to frame, median {:?}, worst {:?}", times[25], times[49]);
+        println!(
+            "across nodes: push to frame, median {:?}, worst {:?}",
+            times[25], times[49]
+        );
         assert!(times[25] < Duration::from_millis(50), "{:?}", times[25]);
         let (mut here, _) = Node::start(&world.app).await.connect(&mine).await;
         assert_eq!(agent.closed().await.0[0]["code"], "replaced", "the other node is told");
@@ -192,7 +208,9 @@ async fn how_much_output_and_how_many_agents() {
         let begin = Instant::now();
         for first in (1..=50_000).step_by(200) {
             let lines: Vec<Value> = (first..first + 200).map(line).collect();
-            agent.say(json!({ "type": "output", "session_id": live, "lines": lines })).await;
+            agent
+                .say(json!({ "type": "output", "session_id": live, "lines": lines }))
+                .await;
         }
         while agent.hear().await["last_seq"] != 50_000 {}
         println!("{engine:?}: {:.0} lines/s", 50_000.0 / begin.elapsed().as_secs_f64());
@@ -210,12 +228,21 @@ async fn how_much_output_and_how_many_agents() {
         let mut times = Vec::new();
         for (machine, agent) in agents.iter_mut().step_by(10) {
             let begin = Instant::now();
-            push(&world.app, machine, None, &Command::BrowseDirectory { path: "/".to_owned() }).await;
+            push(
+                &world.app,
+                machine,
+                None,
+                &Command::BrowseDirectory { path: "/".to_owned() },
+            )
+            .await;
             agent.hear().await;
             times.push(begin.elapsed());
         }
         times.sort();
-        println!("{engine:?}: push to frame among 1000, median {:?}, worst {:?}", times[50], times[99]);
+        println!(
+            "{engine:?}: push to frame among 1000, median {:?}, worst {:?}",
+            times[50], times[99]
+        );
         drop(agents);
         node.stop().await;
     }

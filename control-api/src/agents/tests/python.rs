@@ -41,21 +41,45 @@ async fn trap_36_the_older_agent_proves_itself_with_every_message() {
         let agent = client(&world, &mine);
         let says = async |body: Value| agent.post(PATH, body).await;
         for kind in ["register", "heartbeat", "poll", "session_output"] {
-            let nobody = world.nobody().post(PATH, json!({ "type": kind, "machine_id": mine.id })).await;
+            let nobody = world
+                .nobody()
+                .post(PATH, json!({ "type": kind, "machine_id": mine.id }))
+                .await;
             nobody.refused(401, "invalid_agent_token");
-            says(json!({ "type": kind, "machine_id": other.id })).await.refused(403, "wrong_machine");
+            says(json!({ "type": kind, "machine_id": other.id }))
+                .await
+                .refused(403, "wrong_machine");
         }
         for (body, status, error) in [
             (json!({ "machine_id": mine.id }), 400, "type is required"),
             (json!({ "type": "", "machine_id": mine.id }), 400, "type is required"),
             (json!({ "type": "poll" }), 400, "machine_id is required"),
-            (json!({ "type": "poll", "machine_id": "x" }), 400, "machine_id must be a valid UUID string"),
-            (json!({ "type": "poll", "machine_id": 7 }), 400, "machine_id must be a valid UUID string"),
-            (json!({ "type": "poll", "machine_id": chance::id() }), 404, "Unknown machine_id"),
-            (json!({ "type": "song", "machine_id": mine.id }), 400, "Unknown message type: song"),
+            (
+                json!({ "type": "poll", "machine_id": "x" }),
+                400,
+                "machine_id must be a valid UUID string",
+            ),
+            (
+                json!({ "type": "poll", "machine_id": 7 }),
+                400,
+                "machine_id must be a valid UUID string",
+            ),
+            (
+                json!({ "type": "poll", "machine_id": chance::id() }),
+                404,
+                "Unknown machine_id",
+            ),
+            (
+                json!({ "type": "song", "machine_id": mine.id }),
+                400,
+                "Unknown message type: song",
+            ),
         ] {
             let answer = says(body).await;
-            assert_eq!((answer.status.as_u16(), answer.json["error"].as_str()), (status, Some(error)));
+            assert_eq!(
+                (answer.status.as_u16(), answer.json["error"].as_str()),
+                (status, Some(error))
+            );
         }
     }
 }
@@ -70,7 +94,10 @@ async fn the_older_agent_runs_a_session() {
         let capabilities = json!({ "cpu_cores": 2, "memory_mb": 2048.0, "cli_details": details });
         let fields = json!({ "capabilities": capabilities, "ip_address": "10.0.0.9" });
         let registered = agent.say("register", fields).await.ok().json;
-        assert_eq!(registered, json!({ "success": true, "type": "register_ack", "pending_commands": [] }));
+        assert_eq!(
+            registered,
+            json!({ "success": true, "type": "register_ack", "pending_commands": [] })
+        );
         let begun = push(&world.app, &mine, Some(live), &start(live, 1)).await;
         let said = push(&world.app, &mine, Some(live), &message(live, "hi")).await;
         let ended = push(&world.app, &mine, Some(live), &abort(live)).await;
@@ -79,7 +106,11 @@ async fn the_older_agent_runs_a_session() {
         let token = items[0]["proxy_token"].as_str().unwrap();
         let keys = Keyring::new(vec![world.app.signing_key().await.unwrap()]);
         let claims = keys.verify(token, NOON / 1000).unwrap();
-        assert_eq!((claims.session, claims.exp), (Some(live), NOON / 1000 + 604_800), "as long as the session");
+        assert_eq!(
+            (claims.session, claims.exp),
+            (Some(live), NOON / 1000 + 604_800),
+            "as long as the session"
+        );
         assert_eq!(
             items[0],
             json!({ "type": "command", "command": "start_session", "command_id": begun, "session_id": live,
@@ -90,11 +121,20 @@ async fn the_older_agent_runs_a_session() {
         let item = json!({ "type": "command", "command": "abort_request", "command_id": ended, "session_id": live, "reason": "user" });
         assert_eq!(items[2], item);
         assert_eq!(state(&world, ended).await, "done", "it is not acknowledged");
-        agent.say("session_status", json!({ "session_id": live, "status": "running", "pid": 7 })).await.ok();
+        agent
+            .say(
+                "session_status",
+                json!({ "session_id": live, "status": "running", "pid": 7 }),
+            )
+            .await
+            .ok();
         assert_eq!(of_session::<String>(&world, live, "status").await, "active");
         for id in [begun, said] {
             let fields = json!({ "request_id": id, "result": { "success": true, "pid": 7 } });
-            assert_eq!(agent.say("command_response", fields).await.ok().json, json!({ "success": true }));
+            assert_eq!(
+                agent.say("command_response", fields).await.ok().json,
+                json!({ "success": true })
+            );
             assert_eq!(state(&world, id).await, "done");
         }
         for line in ["{\"a\":1}\n", "", "x\u{0}y"] {
@@ -106,14 +146,32 @@ async fn the_older_agent_runs_a_session() {
         let asked = json!({ "session_id": live, "control_request": { "type": "control_request", "request_id": "q", "request": request } });
         let quiet = agent.say("permission_request", asked).await.ok().json;
         assert_eq!(quiet, json!({ "success": true, "pending_commands": [] }));
-        assert_eq!(world.number("SELECT COUNT(*) FROM session_approvals WHERE tool_name = 'Bash' AND run = 1").await, 1);
-        agent.say("request_state", json!({ "session_id": live, "state": "aborted", "reason": "user" })).await.ok();
-        agent.say("request_state", json!({ "session_id": live, "state": "abort_failed" })).await.ok();
+        assert_eq!(
+            world
+                .number("SELECT COUNT(*) FROM session_approvals WHERE tool_name = 'Bash' AND run = 1")
+                .await,
+            1
+        );
+        agent
+            .say(
+                "request_state",
+                json!({ "session_id": live, "state": "aborted", "reason": "user" }),
+            )
+            .await
+            .ok();
+        agent
+            .say("request_state", json!({ "session_id": live, "state": "abort_failed" }))
+            .await
+            .ok();
         assert_eq!(of_session::<i64>(&world, live, "last_seq").await, 3, "people are told");
-        agent.say("session_status", json!({ "session_id": live, "status": "error" })).await.ok();
+        agent
+            .say("session_status", json!({ "session_id": live, "status": "error" }))
+            .await
+            .ok();
         assert_eq!(of_session::<String>(&world, live, "status").await, "error");
         assert_eq!(of_session::<i64>(&world, live, "token_generation").await, 1);
-        let kept = "SELECT COUNT(*) FROM remote_machines WHERE dialect = 'python' AND capabilities LIKE '%\"memory_gb\":2.0%'";
+        let kept =
+            "SELECT COUNT(*) FROM remote_machines WHERE dialect = 'python' AND capabilities LIKE '%\"memory_gb\":2.0%'";
         assert_eq!(world.number(kept).await, 1);
     }
 }
@@ -131,10 +189,18 @@ async fn trap_38_the_older_agent_gets_again_what_it_did_not_acknowledge() {
         assert_eq!(agent.poll().await.len(), 0);
         world.clock.advance(Duration::from_secs(31));
         let again = agent.poll().await;
-        assert_eq!((again.len(), &again[0]["command"]), (1, &json!("send_message")), "no abort is replayed");
+        assert_eq!(
+            (again.len(), &again[0]["command"]),
+            (1, &json!("send_message")),
+            "no abort is replayed"
+        );
         let registered = agent.say("register", json!({})).await.ok().json;
         let pending = registered["pending_commands"].as_array().unwrap();
-        assert_eq!((pending.len(), &pending[0]["content"]), (1, &json!("hi")), "its process is a new one");
+        assert_eq!(
+            (pending.len(), &pending[0]["content"]),
+            (1, &json!("hi")),
+            "its process is a new one"
+        );
     }
 }
 
@@ -145,12 +211,18 @@ async fn commands_are_not_lost_in_answers_that_are_not_read() {
         let live = session(&world, &mine, State::Active).await;
         let agent = Python::of(&world, &mine);
         push(&world.app, &mine, Some(live), &message(live, "hi")).await;
-        let quiet = agent.say("request_state", json!({ "session_id": live, "state": "done" })).await.ok();
+        let quiet = agent
+            .say("request_state", json!({ "session_id": live, "state": "done" }))
+            .await
+            .ok();
         assert_eq!(quiet.json["pending_commands"], json!([]));
         let probe = json!({ "type": "heartbeat", "machine_id": mine.id });
         let probed = agent.client.post("/api/remote/heartbeat", probe).await.ok();
         assert_eq!(probed.json["pending_commands"], json!([]));
-        let beat = agent.say("heartbeat", json!({ "status": "idle", "active_sessions": 0 })).await.ok();
+        let beat = agent
+            .say("heartbeat", json!({ "status": "idle", "active_sessions": 0 }))
+            .await
+            .ok();
         assert_eq!(beat.json["type"], "heartbeat_ack");
         assert_eq!(beat.json["pending_commands"][0]["content"], "hi");
     }
@@ -177,7 +249,9 @@ async fn trap_37_the_older_agent_writes_its_own_machines_sessions_alone() {
                 agent.say(kind, fields).await.refused(403, "not_this_machine");
             }
         }
-        let usage = agent.say("usage_report", json!({ "session_id": theirs, "report_id": "r" })).await;
+        let usage = agent
+            .say("usage_report", json!({ "session_id": theirs, "report_id": "r" }))
+            .await;
         usage.refused(403, "not_this_machine");
         assert_eq!(world.number("SELECT COUNT(*) FROM session_output").await, 0);
         assert_eq!(of_session::<String>(&world, theirs, "status").await, "active");
@@ -191,10 +265,16 @@ async fn trap_31_the_older_agents_error_of_an_earlier_run_changes_nothing() {
         let live = session(&world, &mine, State::Starting).await;
         let agent = Python::of(&world, &mine);
         push(&world.app, &mine, Some(live), &start(live, 1)).await;
-        agent.say("session_status", json!({ "session_id": live, "status": "error" })).await.ok();
+        agent
+            .say("session_status", json!({ "session_id": live, "status": "error" }))
+            .await
+            .ok();
         assert_eq!(of_session::<String>(&world, live, "status").await, "starting");
         assert_eq!(agent.poll().await.len(), 1);
-        agent.say("session_status", json!({ "session_id": live, "status": "error" })).await.ok();
+        agent
+            .say("session_status", json!({ "session_id": live, "status": "error" }))
+            .await
+            .ok();
         assert_eq!(of_session::<String>(&world, live, "status").await, "error");
     }
 }
@@ -205,7 +285,8 @@ async fn trap_01_what_the_older_agent_counts_is_written_down_once_and_never_char
         let mine = machine(&world, "mine").await;
         let live = session(&world, &mine, State::Active).await;
         let agent = Python::of(&world, &mine);
-        let report = json!({ "report_id": "r1", "session_id": live, "tokens": { "input": 5, "output": 7 }, "requests": 1 });
+        let report =
+            json!({ "report_id": "r1", "session_id": live, "tokens": { "input": 5, "output": 7 }, "requests": 1 });
         let first = agent.say("usage_report", report.clone()).await.ok().json;
         assert_eq!(first, json!({ "success": true, "duplicate": false, "report_id": "r1" }));
         let mut report = report;
@@ -231,7 +312,11 @@ async fn tokens_that_last_can_be_forbidden() {
         assert_eq!(agent.poll().await.len(), 0);
         assert_eq!(state(&world, id).await, "failed");
         assert_eq!(of_session::<String>(&world, live, "status").await, "error");
-        assert!(of_session::<String>(&world, live, "error").await.contains("cannot renew proxy tokens"));
+        assert!(
+            of_session::<String>(&world, live, "error")
+                .await
+                .contains("cannot renew proxy tokens")
+        );
     }
 }
 
@@ -250,7 +335,11 @@ async fn trap_35_the_older_agent_tries_a_new_token_out_and_keeps_it() {
         };
         push(&world.app, &mine, None, &rotate).await;
         let items = agent.poll().await;
-        let fields = [&items[0]["command"], &items[0]["rotation_id"], &items[0]["token_version"]];
+        let fields = [
+            &items[0]["command"],
+            &items[0]["rotation_id"],
+            &items[0]["token_version"],
+        ];
         assert_eq!(fields, [&json!("rotate_token"), &json!("r1"), &json!(2)]);
         let renewed = Machine {
             id: mine.id,
@@ -280,7 +369,11 @@ async fn what_is_not_offered_is_accepted() {
         let failed = json!({ "machine_id": mine.id, "command_type": "rotate_token", "status": "failed" });
         agent.client.post("/api/remote/command_response", failed).await.ok();
         let nothing = json!({ "machine_id": mine.id });
-        agent.client.post("/api/remote/command_response", nothing).await.refused(400, "invalid_field");
+        agent
+            .client
+            .post("/api/remote/command_response", nothing)
+            .await
+            .refused(400, "invalid_field");
     }
 }
 

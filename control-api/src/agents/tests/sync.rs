@@ -25,7 +25,10 @@ async fn a_long_poll_carries_the_same_conversation() {
         let command = push(&world.app, &mine, Some(live), &message(live, "hi")).await;
         let line = json!({ "seq": 1, "stream": "stdout", "at": 5, "data": "x" });
         let output = json!({ "type": "output", "session_id": live, "lines": [line] });
-        let acked = agent.post(PATH, exchange(id, json!([output, { "type": "song" }]), 0)).await.ok();
+        let acked = agent
+            .post(PATH, exchange(id, json!([output, { "type": "song" }]), 0))
+            .await
+            .ok();
         let ack = json!([{ "type": "output_ack", "session_id": live, "last_seq": 1 }]);
         assert_eq!(acked.json["messages"], ack, "commands are for those who wait");
         let heard = agent.post(PATH, exchange(id, json!([]), 25_000)).await.ok();
@@ -72,7 +75,10 @@ async fn a_long_poll_ends_the_moment_there_is_something() {
 async fn what_is_no_exchange_is_refused_by_name() {
     for world in worlds().await {
         let agent = client(&world, &machine(&world, "mine").await);
-        agent.post(PATH, json!({ "type": "sync" })).await.refused(400, "invalid_message");
+        agent
+            .post(PATH, json!({ "type": "sync" }))
+            .await
+            .refused(400, "invalid_message");
         agent.post(PATH, json!([])).await.refused(400, "type_required");
         let nonsense = agent.send("POST", PATH, "{".into()).await;
         nonsense.refused(400, "invalid_body");

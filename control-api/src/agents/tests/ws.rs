@@ -15,14 +15,24 @@ async fn trap_36_nobody_speaks_for_a_machine_without_its_token() {
         let node = Node::start(&world.app).await;
         assert_eq!(node.open("").await.err(), Some(401));
         assert_eq!(node.open(&other.token[..40]).await.err(), Some(401));
-        for body in [json!({ "type": "register", "machine_id": mine.id }), json!({ "type": "sync" }), json!({})] {
+        for body in [
+            json!({ "type": "register", "machine_id": mine.id }),
+            json!({ "type": "sync" }),
+            json!({}),
+        ] {
             let nobody = world.nobody();
-            nobody.post("/api/remote/agent/message", body).await.refused(401, "invalid_agent_token");
+            nobody
+                .post("/api/remote/agent/message", body)
+                .await
+                .refused(401, "invalid_agent_token");
         }
         let mut liar = node.open(&other.token).await.unwrap();
         liar.say(hello(&mine)).await;
         let (said, code) = liar.closed().await;
-        assert_eq!((said[0]["code"].as_str(), said[0]["fatal"].as_bool()), (Some("wrong_machine"), Some(true)));
+        assert_eq!(
+            (said[0]["code"].as_str(), said[0]["fatal"].as_bool()),
+            (Some("wrong_machine"), Some(true))
+        );
         assert_eq!(code, Some(1008));
         assert_eq!(world.number("SELECT COUNT(*) FROM agent_connections").await, 0);
         node.stop().await;
@@ -72,17 +82,25 @@ async fn what_an_agent_says_of_its_machine_is_kept() {
                                   { "session_id": chance::id(), "run": 1, "last_seq": 7 }]);
         agent.say(word).await;
         let welcome = agent.hear().await;
-        assert_eq!((&welcome["heartbeat_interval_s"], &welcome["server_time_ms"]), (&json!(60), &json!(NOON)));
+        assert_eq!(
+            (&welcome["heartbeat_interval_s"], &welcome["server_time_ms"]),
+            (&json!(60), &json!(NOON))
+        );
         let known = |session, live| json!({ "session_id": session, "run": 1, "live": live, "last_seq": 0 });
         assert_eq!(welcome["sessions"], json!([known(live, true), known(ended, false)]));
-        agent.say(json!({ "type": "heartbeat", "active_sessions": 1, "capabilities": { "cpu_cores": 8 } })).await;
+        agent
+            .say(json!({ "type": "heartbeat", "active_sessions": 1, "capabilities": { "cpu_cores": 8 } }))
+            .await;
         agent.say(json!({ "type": "song", "of": "joy" })).await;
         until("the heartbeat", async || {
             let row = sqlx::query("SELECT hostname, max_sessions, capabilities, dialect FROM remote_machines");
             let row = row.fetch_one(&world.database.db.read).await.unwrap();
             let text = |column: &str| row.try_get::<String, _>(column).unwrap();
             let sessions: i64 = row.try_get(1).unwrap();
-            assert_eq!((text("hostname").as_str(), sessions, text("dialect").as_str()), ("box", 3, "own"));
+            assert_eq!(
+                (text("hostname").as_str(), sessions, text("dialect").as_str()),
+                ("box", 3, "own")
+            );
             text("capabilities").contains("\"cpu_cores\":8")
         })
         .await;
@@ -103,11 +121,19 @@ async fn a_command_arrives_the_moment_it_is_pushed() {
             let id = push(&world.app, &mine, Some(live), &message(live, &number.to_string())).await;
             let heard = agent.hear().await;
             times.push(begin.elapsed());
-            assert_eq!((&heard["command_id"], &heard["command"]["content"]), (&json!(id), &json!(number.to_string())));
+            assert_eq!(
+                (&heard["command_id"], &heard["command"]["content"]),
+                (&json!(id), &json!(number.to_string()))
+            );
             agent.say(json!({ "type": "ack", "command_id": id })).await;
         }
         times.sort();
-        println!("{:?}: push to frame, median {:?}, worst {:?}", world.database.engine(), times[50], times[99]);
+        println!(
+            "{:?}: push to frame, median {:?}, worst {:?}",
+            world.database.engine(),
+            times[50],
+            times[99]
+        );
         assert!(times[50] < Duration::from_millis(50), "{:?}", times[50]);
         node.stop().await;
     }
@@ -143,7 +169,9 @@ async fn trap_37_an_agent_writes_its_own_machines_sessions_alone() {
         let (mut agent, _) = node.connect(&mine).await;
         for session in [theirs, SessionId(chance::id())] {
             let line = json!({ "seq": 1, "stream": "stdout", "at": 5, "data": "x" });
-            agent.say(json!({ "type": "output", "session_id": session, "lines": [line] })).await;
+            agent
+                .say(json!({ "type": "output", "session_id": session, "lines": [line] }))
+                .await;
             assert_eq!(agent.hear().await["type"], "output_ack", "it need not keep them");
             assert_eq!(agent.hear().await["code"], "not_this_machine");
             for word in [
@@ -153,14 +181,21 @@ async fn trap_37_an_agent_writes_its_own_machines_sessions_alone() {
             ] {
                 agent.say(word).await;
                 let refused = agent.hear().await;
-                assert_eq!((&refused["code"], &refused["fatal"]), (&json!("not_this_machine"), &json!(false)));
+                assert_eq!(
+                    (&refused["code"], &refused["fatal"]),
+                    (&json!("not_this_machine"), &json!(false))
+                );
             }
-            agent.say(json!({ "type": "token_request", "session_id": session, "run": 1 })).await;
+            agent
+                .say(json!({ "type": "token_request", "session_id": session, "run": 1 }))
+                .await;
             assert_eq!(agent.hear().await["code"], "no_such_run");
         }
         let command = push(&world.app, &other, Some(theirs), &message(theirs, "hi")).await;
         agent.say(json!({ "type": "ack", "command_id": command })).await;
-        agent.say(json!({ "type": "done", "command_id": command, "error": { "code": "failed", "message": "no" } })).await;
+        agent
+            .say(json!({ "type": "done", "command_id": command, "error": { "code": "failed", "message": "no" } }))
+            .await;
         agent.say(json!({ "type": "ack" })).await;
         assert_eq!(agent.hear().await["code"], "invalid_message");
         assert_eq!(state(&world, command).await, "queued");
@@ -184,18 +219,34 @@ async fn trap_31_what_is_said_of_an_earlier_run_changes_nothing() {
             .execute(&world.database.db.write)
             .await
             .unwrap();
-        agent.say(json!({ "type": "status", "session_id": live, "run": 1, "state": "error" })).await;
-        agent.say(json!({ "type": "done", "command_id": old, "error": { "code": "failed", "message": "old" } })).await;
-        agent.say(json!({ "type": "token_request", "session_id": live, "run": 1 })).await;
+        agent
+            .say(json!({ "type": "status", "session_id": live, "run": 1, "state": "error" }))
+            .await;
+        agent
+            .say(json!({ "type": "done", "command_id": old, "error": { "code": "failed", "message": "old" } }))
+            .await;
+        agent
+            .say(json!({ "type": "token_request", "session_id": live, "run": 1 }))
+            .await;
         assert_eq!(agent.hear().await["code"], "no_such_run");
         assert_eq!(state(&world, old).await, "failed");
         assert_eq!(of_session::<String>(&world, live, "status").await, "active");
         assert_eq!(of_session::<i64>(&world, live, "token_generation").await, 0);
-        agent.say(json!({ "type": "token_request", "session_id": live, "run": 2 })).await;
+        agent
+            .say(json!({ "type": "token_request", "session_id": live, "run": 2 }))
+            .await;
         let token = agent.hear().await;
-        assert_eq!((&token["type"], &token["expires_at_s"]), (&json!("token"), &json!(NOON / 1000 + 300)));
-        agent.say(json!({ "type": "status", "session_id": live, "run": 2, "state": "error", "message": "gone" })).await;
-        until("the end", async || of_session::<i64>(&world, live, "token_generation").await == 1).await;
+        assert_eq!(
+            (&token["type"], &token["expires_at_s"]),
+            (&json!("token"), &json!(NOON / 1000 + 300))
+        );
+        agent
+            .say(json!({ "type": "status", "session_id": live, "run": 2, "state": "error", "message": "gone" }))
+            .await;
+        until("the end", async || {
+            of_session::<i64>(&world, live, "token_generation").await == 1
+        })
+        .await;
         assert_eq!(of_session::<String>(&world, live, "status").await, "error");
         node.stop().await;
     }
@@ -216,8 +267,14 @@ async fn the_newest_connection_wins_and_quarrels_are_told() {
         assert_eq!(told(&world).await, ["machine.online", "machine.conflict"]);
         first.hears_nothing().await;
         first.leave().await;
-        until("offline", async || world.number("SELECT COUNT(*) FROM agent_connections").await == 0).await;
-        assert_eq!(told(&world).await, ["machine.online", "machine.conflict", "machine.offline"]);
+        until("offline", async || {
+            world.number("SELECT COUNT(*) FROM agent_connections").await == 0
+        })
+        .await;
+        assert_eq!(
+            told(&world).await,
+            ["machine.online", "machine.conflict", "machine.offline"]
+        );
         node.stop().await;
     }
 }
@@ -230,10 +287,17 @@ async fn whoever_loses_its_token_is_disconnected_at_once() {
         let ((mut revoked, _), (mut gone, _)) = (node.connect(&mine).await, node.connect(&other).await);
         let mut record = world.app.record().await.unwrap();
         for (sql, machine) in [
-            ("UPDATE remote_machines SET agent_token_hash = NULL WHERE machine_id = $1", &mine),
+            (
+                "UPDATE remote_machines SET agent_token_hash = NULL WHERE machine_id = $1",
+                &mine,
+            ),
             ("DELETE FROM remote_machines WHERE machine_id = $1", &other),
         ] {
-            sqlx::query(sql).bind(machine.id.to_string()).execute(record.sql()).await.unwrap();
+            sqlx::query(sql)
+                .bind(machine.id.to_string())
+                .execute(record.sql())
+                .await
+                .unwrap();
             record.ring(Wakeup::Machine(machine.id));
         }
         record.commit().await.unwrap();
@@ -251,7 +315,10 @@ async fn trap_46_a_machine_is_online_as_long_as_its_agent_is_there() {
         let ((agent, _), (other, _)) = (node.connect(&mine).await, node.connect(&crashed).await);
         drop(other);
         until("the broken connection", async || {
-            world.number("SELECT COUNT(*) FROM agent_connections WHERE expires_at <= seen_at").await == 1
+            world
+                .number("SELECT COUNT(*) FROM agent_connections WHERE expires_at <= seen_at")
+                .await
+                == 1
         })
         .await;
         for _ in 0..40 {
@@ -260,13 +327,22 @@ async fn trap_46_a_machine_is_online_as_long_as_its_agent_is_there() {
         }
         let another = world.another_node().await;
         round::go(&another).await.unwrap();
-        assert_eq!(told(&world).await, ["machine.online", "machine.online", "machine.offline"], "told once");
+        assert_eq!(
+            told(&world).await,
+            ["machine.online", "machine.online", "machine.offline"],
+            "told once"
+        );
         let there = "SELECT COUNT(*) FROM agent_connections JOIN remote_machines
                      ON remote_machines.machine_id = agent_connections.machine_id WHERE status = 'online'";
         assert_eq!(world.number(there).await, 1);
         agent.leave().await;
         until("good-bye", async || told(&world).await.len() == 4).await;
-        assert_eq!(world.number("SELECT COUNT(*) FROM remote_machines WHERE status = 'offline'").await, 2);
+        assert_eq!(
+            world
+                .number("SELECT COUNT(*) FROM remote_machines WHERE status = 'offline'")
+                .await,
+            2
+        );
         node.stop().await;
     }
 }
