@@ -18,8 +18,9 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::App;
-use crate::body::{At, Params};
+use crate::body::Params;
 use crate::error::ApiError;
+use crate::machines::MachineAt;
 use crate::queue::{self, NewCommand};
 use crate::visitor::Visitor;
 use crate::wakeups::{Listening, Wakeup};
@@ -64,10 +65,10 @@ struct Found {
 async fn browse(
     State(app): State<App>,
     visitor: Visitor,
-    At(id): At<String>,
+    MachineAt(id): MachineAt,
     Params(place): Params<Where>,
 ) -> Result<Json<Found>, ApiError> {
-    let machine = Machine::of(&app, &visitor, &id).await?;
+    let machine = Machine::of(&app, &visitor, id).await?;
     let path = match place.path.filter(|path| !path.is_empty()) {
         Some(path) => absolute(path)?,
         None => machine.work_dir.clone().unwrap_or_default(),
@@ -83,10 +84,10 @@ async fn browse(
 async fn file(
     State(app): State<App>,
     visitor: Visitor,
-    At(id): At<String>,
+    MachineAt(id): MachineAt,
     Params(place): Params<Where>,
 ) -> Result<Json<Found>, ApiError> {
-    let machine = Machine::of(&app, &visitor, &id).await?;
+    let machine = Machine::of(&app, &visitor, id).await?;
     let path = named(place)?;
     machine.ask(&app, &visitor, Command::ReadFile { path }).await
 }
@@ -99,10 +100,10 @@ async fn file(
 async fn git_status(
     State(app): State<App>,
     visitor: Visitor,
-    At(id): At<String>,
+    MachineAt(id): MachineAt,
     Params(place): Params<Where>,
 ) -> Result<Json<Found>, ApiError> {
-    let machine = Machine::of(&app, &visitor, &id).await?;
+    let machine = Machine::of(&app, &visitor, id).await?;
     let path = named(place)?;
     machine.ask(&app, &visitor, Command::GitStatus { path }).await
 }
@@ -115,10 +116,10 @@ async fn git_status(
 async fn git_diff(
     State(app): State<App>,
     visitor: Visitor,
-    At(id): At<String>,
+    MachineAt(id): MachineAt,
     Params(place): Params<Where>,
 ) -> Result<Json<Found>, ApiError> {
-    let machine = Machine::of(&app, &visitor, &id).await?;
+    let machine = Machine::of(&app, &visitor, id).await?;
     let path = named(place)?;
     machine.ask(&app, &visitor, Command::GitDiff { path }).await
 }
@@ -149,11 +150,8 @@ struct Machine {
 }
 
 impl Machine {
-    /// Errors: 400 where the id is none, 404 where there is no such machine, or none that they may know of.
-    async fn of(app: &App, visitor: &Visitor, id: &str) -> Result<Self, ApiError> {
-        let id: MachineId = id
-            .parse()
-            .map_err(|_| ApiError::bad("invalid_machine_id", "the machine id must be a UUID"))?;
+    /// Errors: 404 where there is no such machine, or none that they may know of.
+    async fn of(app: &App, visitor: &Visitor, id: MachineId) -> Result<Self, ApiError> {
         let row = sqlx::query(
             "SELECT remote_machines.tenant_id, work_dir, permission, expires_at FROM remote_machines
              LEFT JOIN machine_assignments ON machine_assignments.machine_id = remote_machines.machine_id AND user_id = $2

@@ -7,9 +7,10 @@ use ace_policies::wire::{Command, Failure, FailureCode, Start};
 use axum::http::StatusCode;
 use uuid::Uuid;
 
-use super::neighbours::{self, SessionRow};
+use super::neighbours::SessionRow;
 use super::{Agent, reports};
 use crate::error::ApiError;
+use crate::machines;
 use crate::queue::{self, Due};
 use crate::record::Record;
 use crate::{App, IssuedToken, TokenWish};
@@ -181,7 +182,7 @@ pub(super) async fn fresh_token(
 /// The agent's own new token. The rotation is over as soon as that is used: then nothing is handed over any more.
 async fn rotation(app: &App, agent: &Agent, due: &Due, rotation_id: String) -> Result<Option<Command>, ApiError> {
     let mut record = app.record().await?;
-    let token = neighbours::rotation_token(&mut record, agent.machine, &rotation_id).await?;
+    let token = machines::rotation_token(&mut record, agent.machine, &rotation_id).await?;
     if token.is_none() {
         queue::settle_as_done(&mut record, due).await?;
     }

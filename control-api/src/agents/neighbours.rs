@@ -2,13 +2,12 @@
 
 use ace_policies::session::{Report, State, after_report};
 use ace_policies::wire::{Data, Line, Stream};
-use ace_policies::{MachineId, Secret, SessionId, TenantId, UserId};
+use ace_policies::{MachineId, SessionId, TenantId, UserId};
 use serde_json::{Value, json};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 use uuid::Uuid;
 
-use crate::chance;
 use crate::error::ApiError;
 use crate::record::{Event, Record, Topic};
 use crate::wakeups::Wakeup;
@@ -227,7 +226,7 @@ pub(crate) async fn asked(
     Ok(())
 }
 
-pub(crate) async fn withdrawn(record: &mut Record, row: &SessionRow, request_id: &str) -> Result<(), ApiError> {
+pub(crate) async fn cancelled(record: &mut Record, row: &SessionRow, request_id: &str) -> Result<(), ApiError> {
     sqlx::query(
         "UPDATE session_approvals SET state = 'cancelled' WHERE session_id = $1 AND request_id = $2 AND state = 'pending'",
     )
@@ -237,23 +236,4 @@ pub(crate) async fn withdrawn(record: &mut Record, row: &SessionRow, request_id:
     .await?;
     record.ring(Wakeup::Session(row.id));
     Ok(())
-}
-
-pub(crate) async fn rotation_token(
-    record: &mut Record,
-    machine: MachineId,
-    rotation_id: &str,
-) -> Result<Option<Secret>, ApiError> {
-    use ace_policies::secret::{self, TokenKind};
-    let token = secret::format(TokenKind::Agent, &chance::bytes());
-    let stored = sqlx::query(
-        "UPDATE remote_machines SET next_agent_token_hash = $1
-         WHERE machine_id = $2 AND rotation_id = $3 AND agent_token_hash IS NOT NULL",
-    )
-    .bind(secret::hash(token.expose()))
-    .bind(machine.to_string())
-    .bind(rotation_id)
-    .execute(record.sql())
-    .await?;
-    Ok((stored.rows_affected() == 1).then_some(token))
 }

@@ -217,7 +217,7 @@ pub(super) async fn asked(
 pub(super) async fn withdrawn(app: &App, agent: &Agent, session: SessionId, request_id: &str) -> Result<(), ApiError> {
     let mut record = app.record().await?;
     let row = theirs(&mut record, agent, session).await?;
-    neighbours::withdrawn(&mut record, &row, &text(request_id)).await?;
+    neighbours::cancelled(&mut record, &row, &text(request_id)).await?;
     record.commit().await
 }
 

@@ -108,7 +108,7 @@ async fn whoever_is_assigned_may_look_and_offline_is_said_at_once() {
         admin
             .get("/api/remote/machines/7/browse")
             .await
-            .refused(400, "invalid_machine_id");
+            .refused(400, "invalid_field");
         for wrong in [
             "file",
             "file?path=",

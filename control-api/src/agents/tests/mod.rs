@@ -230,7 +230,10 @@ impl FakeAgent {
 
     /// The next message.
     pub async fn hear(&mut self) -> Value {
-        match timeout(SOON, self.next()).await.expect("the control API says something") {
+        match timeout(SOON, self.next())
+            .await
+            .expect("the control API says something")
+        {
             Ok(message) => message,
             Err(code) => panic!("the connection was closed: {code:?}"),
         }
