@@ -7,12 +7,12 @@ use ace_policies::wire::{Command, Failure, FailureCode, Start};
 use axum::http::StatusCode;
 use uuid::Uuid;
 
-use super::neighbours::SessionRow;
 use super::{Agent, reports};
 use crate::error::ApiError;
 use crate::machines;
 use crate::queue::{self, Due};
 use crate::record::Record;
+use crate::sessions::SessionRow;
 use crate::{App, IssuedToken, TokenWish};
 
 /// How an agent speaks, as far as it matters for what it is handed.

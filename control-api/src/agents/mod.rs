@@ -9,7 +9,6 @@ pub(crate) mod credential;
 mod hand_over;
 mod link;
 pub(crate) mod links;
-mod neighbours;
 mod python;
 mod register;
 mod reports;
@@ -31,7 +30,6 @@ use utoipa_axum::routes;
 
 use crate::App;
 use crate::error::ApiError;
-use crate::record::Record;
 
 pub(crate) use credential::Agent;
 
@@ -88,13 +86,6 @@ fn parse(body: Result<Bytes, BytesRejection>) -> Result<Value, ApiError> {
     })?;
     serde_json::from_slice(&bytes).map_err(|error| ApiError::bad("invalid_body", error.to_string()))
 }
-
-/// The session of a command, locked.
-pub(crate) async fn locked_session(record: &mut Record, id: &str) -> Result<Option<neighbours::SessionRow>, ApiError> {
-    neighbours::lock(record, reports::parsed(id)?).await
-}
-
-pub(crate) use neighbours::command_failed;
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)

@@ -10,11 +10,11 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::Agent;
-use super::neighbours::{self, SessionRow};
 use crate::App;
 use crate::error::ApiError;
-use crate::queue;
 use crate::record::Record;
+use crate::sessions::{self, SessionRow};
+use crate::{approvals, output, queue};
 
 /// How long a name or a path that an agent tells may be, in characters.
 const MAX_TEXT: usize = 1_024;
@@ -125,7 +125,7 @@ pub(super) fn text(text: &str) -> String {
 
 /// Locks a session for a report on it. Errors: 403 where it is not this machine's, whether or not there is one.
 pub(super) async fn theirs(record: &mut Record, agent: &Agent, session: SessionId) -> Result<SessionRow, ApiError> {
-    let row = neighbours::lock(record, session).await?;
+    let row = sessions::lock(record, session).await?;
     row.filter(|row| row.machine == Some(agent.machine))
         .ok_or_else(not_theirs)
 }
@@ -146,7 +146,7 @@ fn same_answer(error: ApiError) -> ApiError {
 /// Stores lines, and tells the last that is stored.
 pub(super) async fn output(app: &App, agent: &Agent, session: SessionId, lines: &[Line]) -> Result<i64, ApiError> {
     let mut record = app.record().await?;
-    let stored = neighbours::append(&mut record, session, agent.machine, lines).await;
+    let stored = output::append(&mut record, session, agent.machine, lines).await;
     let last = stored.map_err(same_answer)?;
     record.commit().await?;
     Ok(last)
@@ -162,7 +162,7 @@ pub(super) async fn line(
 ) -> Result<(), ApiError> {
     let mut record = app.record().await?;
     let lines = vec![(stream, Data(data.as_bytes().to_vec()))];
-    let stored = neighbours::append_next(&mut record, session, agent.machine, lines).await;
+    let stored = output::append_next(&mut record, session, agent.machine, lines).await;
     stored.map_err(same_answer)?;
     record.commit().await
 }
@@ -193,7 +193,7 @@ pub(super) async fn status(
 pub(super) async fn apply(record: &mut Record, row: &SessionRow, run: i64, said: Said<'_>) -> Result<(), ApiError> {
     let (resume_id, message) = (said.resume_id.map(text), said.message.map(text));
     let (resume_id, message) = (resume_id.as_deref(), message.as_deref());
-    neighbours::reported(record, row, run, said.state, said.busy, resume_id, message).await?;
+    sessions::reported(record, row, run, said.state, said.busy, resume_id, message).await?;
     Ok(())
 }
 
@@ -209,7 +209,7 @@ pub(super) async fn asked(
     let mut record = app.record().await?;
     let row = theirs(&mut record, agent, session).await?;
     let run = run.unwrap_or(row.run);
-    neighbours::asked(&mut record, &row, run, &text(request_id), &text(tool_name), input).await?;
+    approvals::asked(&mut record, &row, run, &text(request_id), &text(tool_name), input).await?;
     record.commit().await
 }
 
@@ -217,7 +217,7 @@ pub(super) async fn asked(
 pub(super) async fn withdrawn(app: &App, agent: &Agent, session: SessionId, request_id: &str) -> Result<(), ApiError> {
     let mut record = app.record().await?;
     let row = theirs(&mut record, agent, session).await?;
-    neighbours::cancelled(&mut record, &row, &text(request_id)).await?;
+    approvals::cancelled(&mut record, &row, &text(request_id)).await?;
     record.commit().await
 }
 
@@ -251,7 +251,7 @@ pub(super) async fn done(
         if is_start || failure.code != FailureCode::NotFound || !finished.is_an_end() {
             let code = failure.code.as_str();
             let message = text(&failure.message);
-            neighbours::command_failed(&mut record, &session, run, command_id, is_start, code, &message).await?;
+            sessions::command_failed(&mut record, &session, run, command_id, is_start, code, &message).await?;
         }
     }
     record.commit().await
@@ -272,7 +272,7 @@ async fn session_of(record: &mut Record, agent: &Agent, command_id: Uuid) -> Res
     }
 }
 
-pub(super) fn parsed(id: &str) -> Result<SessionId, ApiError> {
+fn parsed(id: &str) -> Result<SessionId, ApiError> {
     id.parse().map_err(|error: uuid::Error| ApiError::internal(error))
 }
 

@@ -7,8 +7,9 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use crate::App;
-use crate::agents;
 use crate::error::ApiError;
+use crate::record::Record;
+use crate::sessions::{self, SessionRow};
 use crate::wakeups::Wakeup;
 
 /// Commands that end in one transaction.
@@ -52,7 +53,7 @@ async fn end(app: &App, command_id: Uuid) -> Result<(), ApiError> {
     let run: Option<i64> = row.try_get("run")?;
     // The session first: that is the order of locks everywhere.
     let session = match session {
-        Some(id) => agents::locked_session(&mut record, &id).await?,
+        Some(id) => locked(&mut record, &id).await?,
         None => None,
     };
     let ended = sqlx::query(
@@ -71,9 +72,14 @@ async fn end(app: &App, command_id: Uuid) -> Result<(), ApiError> {
     let is_message = is_start || kind == CommandKind::SendMessage.as_str();
     if let (Some(row), Some(run), true) = (session, run, is_message && state != "acked") {
         let message = "the machine's agent did not come for it in time";
-        agents::command_failed(&mut record, &row, run, command_id, is_start, "expired", message).await?;
+        sessions::command_failed(&mut record, &row, run, command_id, is_start, "expired", message).await?;
     }
     record.commit().await
+}
+
+async fn locked(record: &mut Record, session: &str) -> Result<Option<SessionRow>, ApiError> {
+    let id = session.parse().map_err(|error: uuid::Error| ApiError::internal(error))?;
+    sessions::lock(record, id).await
 }
 
 /// What files held is not kept for longer than somebody waits for it.

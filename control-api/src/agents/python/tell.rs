@@ -8,11 +8,11 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::super::Agent;
-use super::super::neighbours::SessionRow;
 use super::super::reports::{self, Said};
 use super::results;
 use crate::error::ApiError;
 use crate::record::Record;
+use crate::sessions::SessionRow;
 use crate::{App, chance};
 
 /// How large a report of usage may be, in bytes.
