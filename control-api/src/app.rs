@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Router, middleware};
 use sqlx::Row;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
@@ -21,7 +22,7 @@ use crate::audit::{self, Entry};
 use crate::body::MAX_BODY_BYTES;
 use crate::door::{self, Door};
 use crate::error::ApiError;
-use crate::keys::MasterKeys;
+use crate::keys::{KeySource, MasterKeys};
 use crate::password::Passwords;
 use crate::record::Record;
 use crate::wakeups::Wakeups;
@@ -41,6 +42,7 @@ struct Inner {
     config: ControlConfig,
     clock: Clock,
     vault: Vault,
+    key_source: KeySource,
     audit_keys: audit::Keys,
     edge_keys: Vec<Subkey>,
     passwords: Passwords,
@@ -48,6 +50,8 @@ struct Inner {
     node_id: Uuid,
     closing: CancellationToken,
     links: Links,
+    agent_files: install::Files,
+    deliveries: Notify,
 }
 
 /// Whom a socket's requests may come from.
@@ -72,6 +76,7 @@ impl App {
             config,
             clock,
             vault,
+            key_source: keys.source,
             audit_keys: audit::Keys::new(all()),
             edge_keys: all().map(|key| key.subkey(purpose::GATEWAY_HEADERS)).collect(),
             passwords: Passwords::new(),
@@ -79,6 +84,8 @@ impl App {
             node_id: chance::id(),
             closing: CancellationToken::new(),
             links: Links::default(),
+            agent_files: install::Files::default(),
+            deliveries: Notify::new(),
             db,
         }));
         app.refuse_unknown_keys().await?;
@@ -137,6 +144,11 @@ impl App {
         &self.0.vault
     }
 
+    /// Where the master key comes from.
+    pub(crate) fn key_source(&self) -> KeySource {
+        self.0.key_source
+    }
+
     pub(crate) fn audit_keys(&self) -> &audit::Keys {
         &self.0.audit_keys
     }
@@ -165,14 +177,31 @@ impl App {
         self.0.node_id
     }
 
+    /// Cancelled when the program is about to end: streams end then, and so does work in the background.
+    pub(crate) fn closing(&self) -> &CancellationToken {
+        &self.0.closing
+    }
+
+    /// Rung when webhook deliveries were queued.
+    pub(crate) fn deliveries(&self) -> &Notify {
+        &self.0.deliveries
+    }
+
+    pub(crate) fn agent_files(&self) -> &install::Files {
+        &self.0.agent_files
+    }
+
     pub(crate) fn passwords(&self) -> &Passwords {
         &self.0.passwords
     }
 
     async fn refuse_unknown_keys(&self) -> Result<(), OpenError> {
-        let rows = sqlx::query("SELECT key_id FROM api_key_store UNION SELECT key_id FROM signing_keys")
-            .fetch_all(&self.db().read)
-            .await?;
+        let rows = sqlx::query(
+            "SELECT key_id FROM api_key_store UNION SELECT key_id FROM signing_keys
+             UNION SELECT key_id FROM webhooks UNION SELECT key_id FROM vapid_keys",
+        )
+        .fetch_all(&self.db().read)
+        .await?;
         for row in rows {
             let key_id: String = row.try_get(0)?;
             if !self.vault().knows(&key_id) {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ace_policies::config::Config;
+use ace_policies::bind::BindMode;
+use ace_policies::config::{Config, Notify};
 use ace_policies::quota::{Calendar, UnknownTimeZone};
 use ace_policies::ssrf::{EgressAllow, EgressError};
 
@@ -40,6 +41,16 @@ pub struct ControlConfig {
     pub session_output_bytes: u64,
     /// Days after its end that a session's output and messages are kept; 0 is for ever.
     pub session_output_days: u64,
+    /// How people and other systems are told.
+    pub notify: NotifyConfig,
+    /// Where agents for other platforms lie.
+    pub agent_files: Option<PathBuf>,
+    /// The running program, where it is the agent as well.
+    pub agent_program: Option<PathBuf>,
+    /// How the public port listens.
+    pub bind: BindMode,
+    /// Whether it speaks TLS.
+    pub tls: bool,
     /// How long a request may take until its answer begins.
     pub request_timeout: Duration,
     /// How long requests under way are waited for when the program ends.
@@ -67,8 +78,50 @@ impl ControlConfig {
             model_aliases: config.models.alias.clone(),
             session_output_bytes: config.sessions.output_bytes,
             session_output_days: config.sessions.output_days,
+            notify: NotifyConfig::new(&config.notify)?,
+            agent_files: Some(&config.agents.files_dir)
+                .filter(|folder| !folder.is_empty())
+                .map(PathBuf::from),
+            agent_program: None,
+            bind: config.gateway.bind,
+            tls: !config.tls.cert_file.is_empty(),
             request_timeout: Duration::from_millis(config.timeouts.control),
             drain: Duration::from_millis(config.timeouts.drain),
+        })
+    }
+}
+
+/// How people and other systems are told what happens.
+#[derive(Clone, Debug)]
+pub struct NotifyConfig {
+    /// Private hosts and networks that webhooks and pushes may go to.
+    pub allow: EgressAllow,
+    /// Whom a push service may write to.
+    pub contact: Option<String>,
+    /// How long a receiver may take.
+    pub timeout: Duration,
+    /// How many receivers are served at once.
+    pub parallel: usize,
+    /// How long nothing may get through to a webhook until it is switched off.
+    pub webhook_patience: Duration,
+    /// How long events and deliveries are kept.
+    pub keep_events: Duration,
+    /// How long notifications are kept.
+    pub keep_notifications: Duration,
+}
+
+impl NotifyConfig {
+    /// Takes it out of its section.
+    pub fn new(section: &Notify) -> Result<Self, ControlConfigError> {
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        Ok(Self {
+            allow: EgressAllow::parse(&section.allow).map_err(ControlConfigError::Notify)?,
+            contact: Some(&section.contact).filter(|contact| !contact.is_empty()).cloned(),
+            timeout: Duration::from_millis(section.timeout_ms),
+            parallel: section.parallel,
+            webhook_patience: days(section.webhook_disable_days),
+            keep_events: days(section.events_days),
+            keep_notifications: days(section.notifications_days),
         })
     }
 }
@@ -78,6 +131,8 @@ impl ControlConfig {
 pub enum ControlConfigError {
     #[error("[egress] allow: {0}")]
     Egress(#[from] EgressError),
+    #[error("[notify] allow: {0}")]
+    Notify(#[source] EgressError),
     #[error("[quota] time_zone: {0}")]
     TimeZone(#[from] UnknownTimeZone),
 }

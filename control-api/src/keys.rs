@@ -20,6 +20,19 @@ const MAX_FILE_BYTES: u64 = 4096;
 pub struct MasterKeys {
     pub current: MasterKey,
     pub older: Vec<MasterKey>,
+    /// Where the current one comes from.
+    pub source: KeySource,
+}
+
+/// Where a master key comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeySource {
+    /// The configuration or the environment.
+    Configured,
+    /// `SECRET_KEY`.
+    SecretKey,
+    /// The file in the state directory, which a start made.
+    File,
 }
 
 /// What was configured. Reading it out of the environment is left to the program.
@@ -52,33 +65,33 @@ pub fn resolve(material: &KeyMaterial, state_dir: &Path, generate: Generate) -> 
         .map(parse_older)
         .transpose()?
         .unwrap_or_default();
-    Ok(MasterKeys {
-        current: current(material, state_dir, generate)?,
-        older,
-    })
+    let (current, source) = current(material, state_dir, generate)?;
+    Ok(MasterKeys { current, older, source })
 }
 
-fn current(material: &KeyMaterial, state_dir: &Path, generate: Generate) -> Result<MasterKey, KeyError> {
+fn current(material: &KeyMaterial, state_dir: &Path, generate: Generate) -> Result<(MasterKey, KeySource), KeyError> {
     let configured = [
         ("vault.key", &material.vault_key),
         ("OPENACE_ENCRYPTION_KEY", &material.encryption_key),
     ];
     for (name, secret) in configured {
         if let Some(secret) = secret {
-            return MasterKey::parse(secret.expose()).map_err(|error| KeyError::Configured(name, error));
+            let key = MasterKey::parse(secret.expose()).map_err(|error| KeyError::Configured(name, error))?;
+            return Ok((key, KeySource::Configured));
         }
     }
     if let Some(secret) = &material.secret_key {
         let key = MasterKey::from_secret_key(secret.expose());
         let key = key.map_err(|error| KeyError::Configured("SECRET_KEY", error))?;
         tracing::warn!("the encryption key is derived from SECRET_KEY; better, set OPENACE_ENCRYPTION_KEY");
-        return Ok(key);
+        return Ok((key, KeySource::SecretKey));
     }
     let path = state_dir.join(FILE);
-    match read(&path) {
+    let key = match read(&path) {
         Err(KeyError::File(_, error)) if error.kind() == ErrorKind::NotFound => make(&path, generate),
         found => found,
-    }
+    };
+    Ok((key?, KeySource::File))
 }
 
 fn make(path: &Path, generate: Generate) -> Result<MasterKey, KeyError> {

@@ -85,11 +85,9 @@ struct Rates {
 #[utoipa::path(get, path = "/api/prices", tag = "usage", responses((status = 200, body = Table)))]
 async fn prices(State(app): State<App>, visitor: Visitor) -> Result<Json<Table>, ApiError> {
     visitor.permit(&app, Action::PricesRead, &Standing::default()).await?;
-    let (source, read) = match &app.config().price_file {
-        None => ("built-in".to_owned(), Ok(PriceTable::built_in())),
-        Some(file) => (file.display().to_string(), read(file).await),
-    };
-    let (prices, problems) = match read {
+    let file = app.config().price_file.as_ref();
+    let source = file.map_or("built-in".to_owned(), |file| file.display().to_string());
+    let (prices, problems) = match table(&app).await {
         Ok(table) => (table.iter().map(|price| Listed::of(price)).collect(), Vec::new()),
         Err(problems) => (Vec::new(), problems),
     };
@@ -99,6 +97,14 @@ async fn prices(State(app): State<App>, visitor: Visitor) -> Result<Json<Table>,
         problems,
         prices,
     }))
+}
+
+/// The table that is in force. Errors: what is wrong with it.
+pub(crate) async fn table(app: &App) -> Result<PriceTable, Vec<String>> {
+    match &app.config().price_file {
+        None => Ok(PriceTable::built_in()),
+        Some(file) => read(file).await,
+    }
 }
 
 async fn read(file: &Path) -> Result<PriceTable, Vec<String>> {

@@ -40,6 +40,20 @@ pub(crate) struct Record {
     // Ordered, so that two transactions never wait for each other's topics.
     topics: BTreeSet<Topic>,
     rings: BTreeSet<Wakeup>,
+    events: Vec<Told>,
+}
+
+/// An event that waits to be saved.
+struct Told {
+    at: i64,
+    kind: &'static str,
+    tenant: i64,
+    user: Option<i64>,
+    machine: Option<String>,
+    session: Option<String>,
+    data: String,
+    cause: Option<String>,
+    told_at: Option<i64>,
 }
 
 /// Something that those who follow live, notifications and webhooks are told of.
@@ -63,6 +77,7 @@ impl Record {
             transaction,
             topics: BTreeSet::new(),
             rings: BTreeSet::new(),
+            events: Vec::new(),
         })
     }
 
@@ -85,22 +100,43 @@ impl Record {
         self.rings.insert(wakeup);
     }
 
-    /// Tells what happened.
+    /// Tells what happened, once this is saved.
     pub async fn tell(&mut self, event: Event<'_>) -> Result<(), ApiError> {
-        sqlx::query(
-            "INSERT INTO events (at, kind, tenant_id, user_id, machine_id, session_id, data) VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        )
-        .bind(self.app.now())
-        .bind(event.kind)
-        .bind(event.tenant.0)
-        .bind(event.user.map(|user| user.0))
-        .bind(event.machine.map(|machine| machine.to_string()))
-        .bind(event.session.map(|session| session.to_string()))
-        .bind(event.data.to_string())
-        .execute(&mut *self.transaction)
-        .await?;
-        self.ring(Wakeup::Events);
+        let told = self.told(event);
+        self.events.push(told);
         Ok(())
+    }
+
+    /// The same, unless something with this cause was told before, by whatever node.
+    pub fn tell_once(&mut self, event: Event<'_>, cause: String) {
+        let told = self.told(event);
+        self.events.push(Told {
+            cause: Some(cause),
+            ..told
+        });
+    }
+
+    /// Tells only those who follow live: it makes no notification and no webhook.
+    pub fn tell_live(&mut self, event: Event<'_>) {
+        let told = self.told(event);
+        self.events.push(Told {
+            told_at: Some(told.at),
+            ..told
+        });
+    }
+
+    fn told(&self, event: Event<'_>) -> Told {
+        Told {
+            at: self.app.now(),
+            kind: event.kind,
+            tenant: event.tenant.0,
+            user: event.user.map(|user| user.0),
+            machine: event.machine.map(|machine| machine.to_string()),
+            session: event.session.map(|session| session.to_string()),
+            data: event.data.to_string(),
+            cause: None,
+            told_at: None,
+        }
     }
 
     /// Saves it, and then tells those who wait.
@@ -111,11 +147,48 @@ impl Record {
                 .execute(&mut *self.transaction)
                 .await?;
         }
+        self.save_events().await?;
         relay::notify(&self.app, &mut self.transaction, &self.rings).await?;
         self.transaction.commit().await?;
         for wakeup in self.rings {
             self.app.wakeups().ring(wakeup);
         }
+        Ok(())
+    }
+
+    /// Last of all, under a lock that all take last: ids of events are in the order in which others see them.
+    async fn save_events(&mut self) -> Result<(), ApiError> {
+        if self.events.is_empty() {
+            return Ok(());
+        }
+        sqlx::query("UPDATE event_order SET version = version + 1 WHERE id = 1")
+            .execute(&mut *self.transaction)
+            .await?;
+        for event in std::mem::take(&mut self.events) {
+            event.save(&mut self.transaction).await?;
+        }
+        self.ring(Wakeup::Events);
+        Ok(())
+    }
+}
+
+impl Told {
+    async fn save(self, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "INSERT INTO events (at, kind, tenant_id, user_id, machine_id, session_id, data, cause, told_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (cause) DO NOTHING",
+        )
+        .bind(self.at)
+        .bind(self.kind)
+        .bind(self.tenant)
+        .bind(self.user)
+        .bind(self.machine)
+        .bind(self.session)
+        .bind(self.data)
+        .bind(self.cause)
+        .bind(self.told_at)
+        .execute(connection)
+        .await?;
         Ok(())
     }
 }

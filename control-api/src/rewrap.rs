@@ -1,6 +1,6 @@
 //! Seals everything anew after a change of master key, while gateways go on working.
 
-use ace_policies::vault::{Sealed, api_key_aad, signing_key_aad};
+use ace_policies::vault::{Sealed, api_key_aad, signing_key_aad, vapid_key_aad, webhook_aad};
 use ace_policies::{Provider, TenantId};
 use sqlx::Row;
 use sqlx::any::AnyRow;
@@ -19,7 +19,12 @@ const BATCH: i64 = 100;
 /// Can be stopped at any time and run again; each secret can be opened before, during and after.
 pub async fn rewrap(app: &App) -> Result<u64, ApiError> {
     let mut total = 0;
-    for table in [Table::ProviderKeys, Table::SigningKeys] {
+    for table in [
+        Table::ProviderKeys,
+        Table::SigningKeys,
+        Table::Webhooks,
+        Table::VapidKeys,
+    ] {
         loop {
             let count = rewrap_batch(app, table).await?;
             total += count;
@@ -35,6 +40,8 @@ pub async fn rewrap(app: &App) -> Result<u64, ApiError> {
 enum Table {
     ProviderKeys,
     SigningKeys,
+    Webhooks,
+    VapidKeys,
 }
 
 impl Table {
@@ -42,6 +49,8 @@ impl Table {
         match self {
             Self::ProviderKeys => "api_key_store",
             Self::SigningKeys => "signing_keys",
+            Self::Webhooks => "webhooks",
+            Self::VapidKeys => "vapid_keys",
         }
     }
 
@@ -56,6 +65,14 @@ impl Table {
                 "UPDATE signing_keys SET key_id = key_id
                  WHERE kid IN (SELECT kid FROM signing_keys WHERE key_id <> $1 ORDER BY kid LIMIT $2) RETURNING *"
             }
+            Self::Webhooks => {
+                "UPDATE webhooks SET key_id = key_id
+                 WHERE id IN (SELECT id FROM webhooks WHERE key_id <> $1 ORDER BY id LIMIT $2) RETURNING *"
+            }
+            Self::VapidKeys => {
+                "UPDATE vapid_keys SET key_id = key_id
+                 WHERE id IN (SELECT id FROM vapid_keys WHERE key_id <> $1 ORDER BY id LIMIT $2) RETURNING *"
+            }
         }
     }
 
@@ -69,6 +86,14 @@ impl Table {
                 .bind(&sealed.key_id)
                 .bind(&sealed.bytes)
                 .bind(row.try_get::<String, _>("kid")?),
+            Self::Webhooks => sqlx::query("UPDATE webhooks SET key_id = $1, sealed = $2 WHERE id = $3")
+                .bind(&sealed.key_id)
+                .bind(&sealed.bytes)
+                .bind(row.try_get::<i64, _>("id")?),
+            Self::VapidKeys => sqlx::query("UPDATE vapid_keys SET key_id = $1, sealed = $2 WHERE id = $3")
+                .bind(&sealed.key_id)
+                .bind(&sealed.bytes)
+                .bind(row.try_get::<i64, _>("id")?),
         };
         query.execute(write.sql()).await?;
         Ok(())
@@ -85,6 +110,8 @@ impl Table {
                 Ok(api_key_aad(TenantId(row.try_get("tenant_id")?), provider, &name))
             }
             Self::SigningKeys => Ok(signing_key_aad(&row.try_get::<String, _>("kid")?)),
+            Self::Webhooks => Ok(webhook_aad(row.try_get("id")?)),
+            Self::VapidKeys => Ok(vapid_key_aad()),
         }
     }
 }

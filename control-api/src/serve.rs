@@ -132,7 +132,7 @@ pub async fn serve(app: App, listener: Listener, shutdown: CancellationToken) ->
     if drained.await.is_err() {
         tracing::warn!("requests under way were cut off");
     }
-    background.stop().await;
+    background.end().await;
     Ok(())
 }
 

@@ -1,9 +1,12 @@
 //! A small language for tests: a world on each database engine, and people in it who send requests.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use ace_migrations::testing::{TestDatabase, test_databases};
+use ace_policies::bind::BindMode;
+use ace_policies::config::Notify;
 use ace_policies::quota::Calendar;
 use ace_policies::secret::{self, TokenKind};
 use ace_policies::ssrf::EgressAllow;
@@ -17,7 +20,8 @@ use serde_json::{Value, json};
 use sqlx::Row;
 use tower::ServiceExt;
 
-use crate::keys::MasterKeys;
+use crate::config::NotifyConfig;
+use crate::keys::{KeySource, MasterKeys};
 use crate::{App, Clock, ControlConfig, FirstAdmin, Trust, bootstrap, chance};
 
 /// 2026-01-31T12:00:00Z.
@@ -61,6 +65,7 @@ pub(crate) fn master(number: u8) -> MasterKeys {
     MasterKeys {
         current: MasterKey::from_bytes([number; 32]),
         older: Vec::new(),
+        source: KeySource::Configured,
     }
 }
 
@@ -78,9 +83,14 @@ pub(crate) fn config() -> ControlConfig {
         egress: EgressAllow::default(),
         ca_pem: None,
         price_file: None,
-        model_aliases: std::collections::BTreeMap::new(),
+        model_aliases: BTreeMap::new(),
         session_output_bytes: 64 << 20,
         session_output_days: 90,
+        notify: NotifyConfig::new(&Notify::default()).unwrap(),
+        agent_files: None,
+        agent_program: None,
+        bind: BindMode::Loopback,
+        tls: false,
         request_timeout: Duration::from_secs(30),
         drain: Duration::from_secs(5),
     }

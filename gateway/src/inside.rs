@@ -1,6 +1,6 @@
 //! The control API inside this process, or the nodes on which it runs instead.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ace_control_api::keys::MasterKeys;
 use ace_control_api::{App, Clock, ControlConfig, FirstAdmin, Listener, bootstrap};
@@ -28,7 +28,8 @@ pub async fn open_control_api(
         .map(std::fs::read)
         .transpose()
         .map_err(|error| Failure::Config(format!("[upstream] ca_file: {error}")))?;
-    let control = ControlConfig::new(config, ca_pem).map_err(|error| Failure::Config(error.to_string()))?;
+    let mut control = ControlConfig::new(config, ca_pem).map_err(|error| Failure::Config(error.to_string()))?;
+    control.agent_program = own_program();
     let app = App::open(db.clone(), keys, control, Clock::System)
         .await
         .map_err(|error| Failure::Control(error.to_string()))?;
@@ -36,6 +37,15 @@ pub async fn open_control_api(
         .await
         .map_err(|error| Failure::Config(error.to_string()))?;
     Ok((app, made.admin_password))
+}
+
+/// This very program, which is the agent as well. On Linux by a name that leads to it also after an upgrade has replaced its file.
+fn own_program() -> Option<PathBuf> {
+    let running = Path::new("/proc/self/exe");
+    if running.exists() {
+        return Some(running.to_owned());
+    }
+    std::env::current_exe().ok()
 }
 
 /// Serves it on a socket in the state directory; returns where that is.

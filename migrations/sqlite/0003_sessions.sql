@@ -205,6 +205,8 @@ CREATE TABLE notifications (
     body       TEXT NOT NULL,
     -- Where it leads: `session:<id>`, `machine:<id>`.
     target     TEXT NOT NULL,
+    -- What title and body are made of, for those who say it in another language.
+    data       TEXT NOT NULL DEFAULT '{}',
     -- One cause makes one notification, whoever notices it.
     cause      TEXT NOT NULL,
     created_at INTEGER NOT NULL,
@@ -221,6 +223,10 @@ CREATE TABLE push_subscriptions (
     p256dh     TEXT NOT NULL,
     auth       TEXT NOT NULL,
     user_agent TEXT NOT NULL,
+    -- The kinds of notifications that this browser wants, JSON; NULL is all.
+    kinds      TEXT,
+    -- Whether it is told only that there is something.
+    is_private INTEGER NOT NULL DEFAULT 0 CHECK (is_private IN (0, 1)),
     created_at INTEGER NOT NULL,
     failed_at  INTEGER
 ) STRICT;
@@ -235,13 +241,28 @@ CREATE TABLE webhooks (
     -- The secret that signs what is sent, sealed.
     key_id      TEXT NOT NULL,
     sealed      BLOB NOT NULL,
+    description TEXT NOT NULL DEFAULT '',
     is_active   INTEGER NOT NULL DEFAULT 1 CHECK (is_active IN (0, 1)),
+    -- Since when nothing has got through; NULL while it works.
+    failing_since INTEGER,
+    -- When it was switched off because nothing got through for too long.
+    disabled_at INTEGER,
     created_by  INTEGER,
     created_at  INTEGER NOT NULL,
     updated_at  INTEGER NOT NULL
 ) STRICT;
 
--- Deliveries that are due: at least once, in the order of their events, with growing pauses after failures.
+-- The key by which push services know this installation (RFC 8292), sealed. There is one.
+CREATE TABLE vapid_keys (
+    id         INTEGER PRIMARY KEY CHECK (id = 1),
+    public_key TEXT NOT NULL,
+    key_id     TEXT NOT NULL,
+    sealed     BLOB NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+
+-- Deliveries that are due: at least once, first tried in the order of their events, with growing pauses after failures. One that a node
+-- has in hand is due again a minute later, should the node die.
 CREATE TABLE webhook_deliveries (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     webhook_id   INTEGER NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
@@ -252,6 +273,7 @@ CREATE TABLE webhook_deliveries (
     attempts     INTEGER NOT NULL DEFAULT 0,
     due_at       INTEGER NOT NULL,
     created_at   INTEGER NOT NULL,
+    sent_at      INTEGER,
     last_status  INTEGER,
     last_error   TEXT,
     UNIQUE (webhook_id, event_id)
@@ -270,9 +292,35 @@ CREATE TABLE events (
     machine_id TEXT,
     session_id TEXT,
     data       TEXT NOT NULL,
+    -- Of two events with one cause the second never is; NULL is a cause of its own.
+    cause      TEXT UNIQUE,
     -- Taken up by whoever tells it on.
     told_at    INTEGER
 ) STRICT;
 
 CREATE INDEX events_by_time ON events (at, id);
 CREATE INDEX events_untold ON events (id) WHERE told_at IS NULL;
+
+-- Locked before events are written and until they are saved: their ids are in the order in which they can be seen, so that whoever has
+-- read up to one has missed nothing.
+CREATE TABLE event_order (
+    id      INTEGER PRIMARY KEY CHECK (id = 1),
+    version INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO event_order (id, version) VALUES (1, 0);
+
+-- Work that one control node does for all; another takes over when `expires_at` is past.
+CREATE TABLE task_leases (
+    name       TEXT PRIMARY KEY,
+    node_id    TEXT NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT;
+
+-- The running control nodes; a row whose `seen_at` is old is of a dead one.
+CREATE TABLE control_nodes (
+    node_id    TEXT PRIMARY KEY,
+    version    TEXT NOT NULL,
+    started_at INTEGER NOT NULL,
+    seen_at    INTEGER NOT NULL
+) STRICT;

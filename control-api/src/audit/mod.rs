@@ -20,6 +20,7 @@ pub(crate) mod act {
     pub const LOGOUT: &str = "account.logout";
     pub const REGISTER_MACHINE: &str = "agents.register";
     pub const BOOTSTRAP: &str = "system.bootstrap";
+    pub const DISABLE_WEBHOOK: &str = "webhooks.disable";
     pub const REWRAP: &str = "system.rewrap";
     pub const ANSWER_BY_RULE: &str = "sessions.answer_by_rule";
     pub const ROTATE_SIGNING_KEY: &str = "signing_keys.rotate";

@@ -1,25 +1,23 @@
 //! POST /api/remote/api-keys/{id}/test: asks the provider for its list of models with the key.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ace_policies::access::{Action, Standing};
-use ace_policies::ssrf::{EgressAllow, check_address, check_base_url};
+use ace_policies::ssrf::check_base_url;
 use ace_policies::{Provider, Secret};
 use axum::Json;
 use axum::extract::State;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{Key, lock, open};
+use crate::App;
 use crate::body::At;
 use crate::error::ApiError;
+use crate::outbound;
 use crate::visitor::Visitor;
-use crate::{App, ControlConfig};
 
 /// How long the provider may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -100,7 +98,7 @@ async fn ask(app: &App, key: &Key, value: &Secret) -> Result<Outcome, ApiError> 
         Ok(base_url) => base_url,
         Err(error) => return Ok(Outcome::Failed(error.to_string())),
     };
-    let client = client(app.config())?;
+    let client = outbound::client(&app.config().egress, app.config().ca_pem.as_deref(), TIMEOUT)?;
     let request = client
         .get(models_url(provider, base_url.as_str()))
         .headers(credential(provider, value)?);
@@ -140,39 +138,6 @@ fn credential(provider: Provider, value: &Secret) -> Result<HeaderMap, ApiError>
     Ok(headers)
 }
 
-/// Follows no redirects, which would take the key along, and connects only where a key may go.
-fn client(config: &ControlConfig) -> Result<reqwest::Client, ApiError> {
-    // Somebody else in the process may have been first; either way there is one now.
-    let _already = rustls::crypto::ring::default_provider().install_default();
-    let mut builder = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .dns_resolver(Arc::new(Guarded(config.egress.clone())))
-        .no_proxy()
-        .timeout(TIMEOUT);
-    if let Some(pem) = &config.ca_pem {
-        for certificate in reqwest::Certificate::from_pem_bundle(pem).map_err(ApiError::internal)? {
-            builder = builder.add_root_certificate(certificate);
-        }
-    }
-    builder.build().map_err(ApiError::internal)
-}
-
-/// Resolves names, and refuses addresses that a key must not be sent to: a name can be bound to anything.
-struct Guarded(EgressAllow);
-
-impl Resolve for Guarded {
-    fn resolve(&self, name: Name) -> Resolving {
-        let (host, allow) = (name.as_str().to_owned(), self.0.clone());
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
-            for address in &found {
-                check_address(address.ip(), &host, &allow)?;
-            }
-            Ok(Box::new(found.into_iter()) as Addrs)
-        })
-    }
-}
-
 async fn count_models(mut answer: reqwest::Response) -> Option<usize> {
     let mut bytes = Vec::new();
     while let Ok(Some(chunk)) = answer.chunk().await {
@@ -188,33 +153,13 @@ async fn count_models(mut answer: reqwest::Response) -> Option<usize> {
         .map(Vec::len)
 }
 
-/// The innermost reason: the outer ones say only that there was one.
 fn reason(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return format!("the provider did not answer within {} s", TIMEOUT.as_secs());
-    }
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    format!("the provider cannot be reached: {innermost}")
+    format!("the provider {}", outbound::reason(error, TIMEOUT))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    async fn resolves(name: &str, allow: &[&str]) -> bool {
-        let allow = EgressAllow::parse(allow).unwrap();
-        Guarded(allow).resolve(name.parse().unwrap()).await.is_ok()
-    }
-
-    #[tokio::test]
-    async fn trap_34_a_name_that_leads_inside_is_not_followed() {
-        assert!(!resolves("localhost", &[]).await);
-        assert!(resolves("localhost", &["localhost"]).await);
-        assert!(resolves("localhost", &["127.0.0.0/8", "::1"]).await);
-    }
 
     #[test]
     fn each_provider_has_its_list_of_models() {

@@ -78,7 +78,9 @@ async fn end(app: &App, command_id: Uuid) -> Result<(), ApiError> {
 }
 
 async fn locked(record: &mut Record, session: &str) -> Result<Option<SessionRow>, ApiError> {
-    let id = session.parse().map_err(|error: uuid::Error| ApiError::internal(error))?;
+    let id = session
+        .parse()
+        .map_err(|error: uuid::Error| ApiError::internal(error))?;
     sessions::lock(record, id).await
 }
 

@@ -59,19 +59,19 @@ struct Charged {
 pub(crate) struct LimitState {
     /// Such as `tokens_per_day`.
     #[schema(value_type = String)]
-    name: LimitName,
+    pub name: LimitName,
     /// `null` is unlimited, 0 blocks.
-    maximum: Option<u64>,
+    pub maximum: Option<u64>,
     /// It is decided and told, but nothing is refused.
-    dry_run: bool,
+    pub dry_run: bool,
     /// What ended requests have used. Always 0 for limits per minute and for parallel requests: of those all is in `reserved`.
-    used: u64,
+    pub used: u64,
     /// What gateways hold: for requests that run, and ahead for the next ones.
-    reserved: u64,
+    pub reserved: u64,
     /// `null` where there is no maximum.
-    remaining: Option<u64>,
+    pub remaining: Option<u64>,
     /// `null` where nothing is ever reset.
-    resets_at: Option<When>,
+    pub resets_at: Option<When>,
 }
 
 /// Shows the caller's own limits, and what is left of them.

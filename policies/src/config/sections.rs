@@ -226,6 +226,30 @@ sections! {
         output_days: u64 = 90, 0..=36_500;
     }
 
+    /// Agents on remote machines.
+    agents: Agents(Clone) {
+        /// The folder with the agents that are handed out besides the program's own: `ace-agent-<target>`. Empty is none.
+        files_dir: String = String::new();
+    }
+
+    /// What people and other systems are told: notifications, pushes to browsers, webhooks.
+    notify: Notify(Clone) {
+        /// Hosts, addresses and networks that webhooks and pushes may go to although they are not public.
+        allow: Vec<String> = Vec::new();
+        /// Whom a push service may write to: `mailto:` and an address, or a URL. Empty is nobody.
+        contact: String = String::new();
+        /// How long a receiver of a webhook or a push may take, in milliseconds.
+        timeout_ms: u64 = 10_000, 100..=14_000;
+        /// How many receivers are served at once by one node.
+        parallel: usize = 16, 1..=1_000;
+        /// After how many days in which nothing got through a webhook is switched off.
+        webhook_disable_days: u64 = 3, 1..=365;
+        /// How long events and deliveries are kept, in days.
+        events_days: u64 = 7, 2..=365;
+        /// How long notifications are kept, in days.
+        notifications_days: u64 = 90, 1..=3650;
+    }
+
     /// Metrics for Prometheus.
     metrics: Metrics(Clone) {
         /// Where they are served; empty is nowhere.

@@ -16,6 +16,8 @@ pub(super) fn problems(config: &Config) -> Vec<Found> {
         limits(config),
         auth(config),
         egress(config),
+        notify(config),
+        contact(config),
         database(config),
         ledger(config),
         time_zone(config),
@@ -80,6 +82,21 @@ fn egress(config: &Config) -> Option<Found> {
     EgressAllow::parse(&config.egress.allow)
         .err()
         .map(|error| ("egress", &["allow"][..], error.to_string()))
+}
+
+fn notify(config: &Config) -> Option<Found> {
+    EgressAllow::parse(&config.notify.allow)
+        .err()
+        .map(|error| ("notify", &["allow"][..], error.to_string()))
+}
+
+/// RFC 8292 §2.1.
+fn contact(config: &Config) -> Option<Found> {
+    let contact = &config.notify.contact;
+    let is_one = contact.is_empty() || contact.starts_with("mailto:") || contact.starts_with("https://");
+    let message =
+        format!("must be such as \"mailto:admin@example.com\" or \"https://example.com\", found \"{contact}\"");
+    (!is_one).then_some(("notify", &["contact"], message))
 }
 
 fn database(config: &Config) -> Option<Found> {

@@ -66,15 +66,21 @@ impl EgressAllow {
 
 /// Checks a key's base URL, as far as that goes without resolving names. Gives the URL in its normal form.
 pub fn check_base_url(url: &str, allow: &EgressAllow) -> Result<Url, EgressError> {
+    let url = check_url(url, allow)?;
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(EgressError::QueryOrFragment);
+    }
+    Ok(url)
+}
+
+/// Checks a URL that something is sent to as it is, such as a webhook's: the same, and it may have a query.
+pub fn check_url(url: &str, allow: &EgressAllow) -> Result<Url, EgressError> {
     let url = Url::parse(url.trim()).map_err(|_| EgressError::Url)?;
     if !matches!(url.scheme(), "https" | "http") {
         return Err(EgressError::Scheme);
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(EgressError::Userinfo);
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(EgressError::QueryOrFragment);
     }
     let allowed = check_host(&url, allow)?;
     if url.scheme() == "http" && !allowed {

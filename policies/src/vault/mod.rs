@@ -109,6 +109,16 @@ pub fn signing_key_aad(kid: &str) -> String {
     format!("signing-key:{kid}")
 }
 
+/// The place of the secret that signs a webhook's requests.
+pub fn webhook_aad(id: i64) -> String {
+    format!("webhook:{id}")
+}
+
+/// The place of the key by which push services know the installation.
+pub fn vapid_key_aad() -> String {
+    "vapid-key".to_owned()
+}
+
 /// Why a sealed value cannot be opened.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum VaultError {

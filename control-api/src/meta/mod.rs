@@ -1,5 +1,7 @@
 //! What runs here, and how its parts are.
 
+mod nodes;
+
 use std::time::Instant;
 
 use ace_migrations::check;
@@ -16,6 +18,7 @@ use crate::App;
 use crate::error::ApiError;
 use crate::visitor::Visitor;
 use crate::when::When;
+use nodes::Parts;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(meta)).routes(routes!(status))
@@ -49,6 +52,8 @@ struct Status {
     signing_keys: i64,
     provider_keys: ProviderKeys,
     users: i64,
+    #[serde(flatten)]
+    parts: Parts,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -77,7 +82,7 @@ async fn meta() -> Json<Meta> {
     })
 }
 
-/// Tells how the parts of the control plane are.
+/// Tells how all parts are: database, keys, gateways, control nodes, machines, and what waits.
 #[utoipa::path(get, path = "/api/status", tag = "meta", responses((status = 200, body = Status)))]
 async fn status(State(app): State<App>, visitor: Visitor) -> Result<Json<Status>, ApiError> {
     visitor.permit(&app, Action::StatusRead, &Standing::default()).await?;
@@ -88,7 +93,9 @@ async fn status(State(app): State<App>, visitor: Visitor) -> Result<Json<Status>
                 (SELECT COUNT(*) FROM api_key_store WHERE is_active = 1) AS active_keys,
                 (SELECT COUNT(*) FROM signing_keys WHERE retired_at IS NULL OR retired_at > $1) AS signing_keys,
                 (SELECT COUNT(*) FROM api_key_store WHERE key_id <> $2)
-                    + (SELECT COUNT(*) FROM signing_keys WHERE key_id <> $2) AS older",
+                    + (SELECT COUNT(*) FROM signing_keys WHERE key_id <> $2)
+                    + (SELECT COUNT(*) FROM webhooks WHERE key_id <> $2)
+                    + (SELECT COUNT(*) FROM vapid_keys WHERE key_id <> $2) AS older",
     )
     .bind(app.now())
     .bind(app.vault().key_id())
@@ -113,5 +120,9 @@ async fn status(State(app): State<App>, visitor: Visitor) -> Result<Json<Status>
             total: row.try_get("keys")?,
         },
         users: row.try_get("users")?,
+        parts: Parts::read(&app).await?,
     }))
 }
+
+#[cfg(test)]
+mod tests;
