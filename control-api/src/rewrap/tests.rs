@@ -11,16 +11,21 @@ async fn a_change_of_master_key_loses_nothing() {
             let wish = json!({ "provider": "openai", "key_name": name, "api_key": format!("sk-secret-of-{name}") });
             admin.post("/api/remote/api-keys", wish).await.ok();
         }
+        let hook = json!({ "url": "https://hooks.example.com/x" });
+        admin.post("/api/webhooks", hook).await.ok();
+        admin.get("/api/push-subscriptions/key").await.ok();
         let (db, clock) = (world.database.db.clone(), world.clock.clone());
         let mut both = master(2);
         both.older = vec![master(1).current];
         let app = App::open(db.clone(), &both, config(), clock.clone()).await.unwrap();
         let status = admin.clone().through(app.router(Trust::Socket));
-        assert_eq!(status.get("/api/status").await.ok().json["sealed_with_older_keys"], 3);
-        assert_eq!(rewrap(&app).await.unwrap(), 3);
+        assert_eq!(status.get("/api/status").await.ok().json["sealed_with_older_keys"], 5);
+        assert_eq!(rewrap(&app).await.unwrap(), 5);
         assert_eq!(rewrap(&app).await.unwrap(), 0);
         assert_eq!(status.get("/api/status").await.ok().json["sealed_with_older_keys"], 0);
 
+        let lost = App::open(db.clone(), &master(1), config(), clock.clone()).await;
+        assert!(lost.is_err(), "the old key alone opens nothing any more");
         let alone = App::open(db, &master(2), config(), clock).await.unwrap();
         assert!(alone.signing_key().await.is_ok());
         let opened = crate::provider_keys::opened(&alone, 1).await;

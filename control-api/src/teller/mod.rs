@@ -122,4 +122,4 @@ async fn tell_batch(app: &App) -> Result<usize, ApiError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

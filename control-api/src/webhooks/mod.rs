@@ -149,4 +149,4 @@ fn open(app: &App, id: i64, sealed: &Sealed) -> Result<Secret, ApiError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

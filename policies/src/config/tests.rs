@@ -215,6 +215,15 @@ fn keys_that_depend_on_each_other_are_checked_together() {
         "gateway.toml:2: [egress] allow: 'http://x' is neither a host name, an IP address nor a network such as 10.0.0.0/8",
     );
     refused(
+        "[notify]\nallow = [\"*.corp\"]",
+        "gateway.toml:2: [notify] allow: '*.corp' is neither a host name, an IP address nor a network such as 10.0.0.0/8",
+    );
+    refused(
+        "[notify]\ncontact = \"admin@example.com\"",
+        "gateway.toml:2: [notify] contact: must be such as \"mailto:admin@example.com\" or \"https://example.com\", \
+         found \"admin@example.com\"",
+    );
+    refused(
         "[metrics]\nlisten = \"5001\"",
         "gateway.toml:2: [metrics] listen: must be an address and port such as \"127.0.0.1:5001\", found \"5001\"",
     );

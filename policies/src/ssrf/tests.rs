@@ -241,3 +241,22 @@ proptest! {
         let _verdict = check_base_url(&url, &allow);
     }
 }
+
+#[test]
+fn trap_34_a_url_that_is_sent_to_may_have_a_query_and_nothing_else_more() {
+    let allow = EgressAllow::parse(&["hooks.corp"]).unwrap();
+    let good = check_url("https://hooks.example.com/x?token=a%20b#part", &allow).unwrap();
+    assert_eq!(good.as_str(), "https://hooks.example.com/x?token=a%20b#part");
+    assert!(check_url("http://hooks.corp/x?y", &allow).is_ok());
+    for refused in [
+        "http://hooks.example.com/x",
+        "https://169.254.169.254/x?y",
+        "https://[::1]/x",
+        "https://user@hooks.example.com/",
+        "https://other.corp/",
+        "file:///etc/passwd",
+        "hooks.example.com",
+    ] {
+        assert!(check_url(refused, &allow).is_err(), "{refused}");
+    }
+}
