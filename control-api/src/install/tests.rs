@@ -62,7 +62,7 @@ async fn the_checksums_name_every_agent_and_nothing_else() {
     let world = &worlds().await[0];
     let client = client(world, Some(folder.path()), Some(program.path())).await;
     let sums = client.get(&format!("{FILES}/SHA256SUMS")).await.ok().text;
-    let mut expected = vec![
+    let mut expected = [
         format!("{}  ace-agent-aarch64-apple-darwin\n", sum("for a Mac")),
         format!("{}  ace-agent-aarch64-unknown-linux-musl\n", sum("for a router")),
         format!("{}  {}\n", sum("the gateway itself"), own_name()),

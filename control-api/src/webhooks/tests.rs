@@ -19,10 +19,12 @@ use crate::teller::{self};
 use crate::testing::{Client, World, config, master, worlds};
 use crate::{App, ControlConfig, Trust};
 
+type Letters = Vec<(HeaderMap, Vec<u8>)>;
+
 /// A receiver that remembers what it was sent, and answers what it is told to.
 #[derive(Clone)]
 pub(crate) struct Receiver {
-    letters: Arc<Mutex<Vec<(HeaderMap, Vec<u8>)>>>,
+    letters: Arc<Mutex<Letters>>,
     answer: Arc<Mutex<u16>>,
     pub url: String,
 }
@@ -44,7 +46,7 @@ impl Receiver {
         *self.answer.lock().unwrap() = status;
     }
 
-    pub fn letters(&self) -> Vec<(HeaderMap, Vec<u8>)> {
+    pub fn letters(&self) -> Letters {
         std::mem::take(&mut self.letters.lock().unwrap())
     }
 
