@@ -97,6 +97,28 @@ const MATRIX: &[Line] = &[
     ("GET", "/api/audit", "", [401, 403, 403, 403, 200, 401]),
     ("GET", "/api/meta", "", [200, 200, 200, 200, 200, 200]),
     ("GET", "/api/status", "", [401, 403, 403, 403, 200, 401]),
+    ("GET", "/api/setup", "", [401, 403, 403, 403, 200, 401]),
+    ("POST", "/api/explain", r#"{"user_id":1}"#, [401, 403, 403, 403, 200, 401]),
+
+    ("GET", "/api/live", "", [401, 200, 200, 200, 200, 401]),
+    ("GET", "/api/notifications", "", [401, 200, 200, 200, 200, 401]),
+    ("PATCH", "/api/notifications", r#"{"all":true}"#, [401, 200, 200, 200, 200, 401]),
+    ("GET", "/api/push-subscriptions", "", [401, 200, 200, 200, 200, 401]),
+    ("GET", "/api/push-subscriptions/key", "", [401, 200, 200, 200, 200, 401]),
+    // The last one has it.
+    ("POST", "/api/push-subscriptions", r#"{"endpoint":"https://ace-test.invalid/push","keys":{"p256dh":"BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4","auth":"BTBZMqHH6r4Tts7J_aSIgg"}}"#, [401, 200, 200, 200, 200, 401]),
+    ("DELETE", "/api/push-subscriptions/1", "", [401, 404, 404, 404, 200, 401]),
+    ("GET", "/api/webhooks", "", [401, 403, 403, 403, 200, 401]),
+    ("POST", "/api/webhooks", r#"{"url":"https://ace-test.invalid/hook"}"#, [401, 403, 403, 403, 200, 401]),
+    ("PATCH", "/api/webhooks/1", r#"{"description":"x"}"#, [401, 403, 403, 403, 200, 401]),
+    ("POST", "/api/webhooks/1/test", "{}", [401, 403, 403, 403, 200, 401]),
+    ("GET", "/api/webhooks/1/deliveries", "", [401, 403, 403, 403, 200, 401]),
+    ("DELETE", "/api/webhooks/1", "", [401, 403, 403, 403, 200, 401]),
+
+    ("GET", "/api/remote/agent/install.sh", "", [200, 200, 200, 200, 200, 200]),
+    ("GET", "/api/remote/agent/install.ps1", "", [200, 200, 200, 200, 200, 200]),
+    ("GET", "/api/remote/agent/uninstall.sh", "", [200, 200, 200, 200, 200, 200]),
+    ("GET", "/api/remote/agent/files/SHA256SUMS", "", [200, 200, 200, 200, 200, 200]),
 ];
 
 #[tokio::test]
