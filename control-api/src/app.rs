@@ -162,7 +162,7 @@ impl App {
         &self.0.wakeups
     }
 
-    /// Cancelled when this process is about to end: answers that have no end of their own end with it.
+    /// Cancelled when this process is about to end: answers and tasks that have no end of their own end with it.
     pub(crate) fn closing(&self) -> &CancellationToken {
         &self.0.closing
     }
@@ -175,11 +175,6 @@ impl App {
     /// This process among the control nodes.
     pub(crate) fn node_id(&self) -> Uuid {
         self.0.node_id
-    }
-
-    /// Cancelled when the program is about to end: streams end then, and so does work in the background.
-    pub(crate) fn closing(&self) -> &CancellationToken {
-        &self.0.closing
     }
 
     /// Rung when webhook deliveries were queued.

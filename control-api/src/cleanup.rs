@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::App;
 use crate::background;
 use crate::error::ApiError;
+use crate::output;
 
 /// How often it is done.
 const PAUSE: Duration = Duration::from_secs(600);
@@ -54,6 +55,8 @@ pub(crate) async fn round(app: &App) -> Result<u64, ApiError> {
     ] {
         rows += remove(app, sql, limit).await?;
     }
+    rows += output::forget_old(app).await?;
+    output::clear_leftovers(app).await?;
     Ok(rows)
 }
 

@@ -75,6 +75,7 @@ async fn a_token_is_asked_what_it_says_and_is_repeated_nowhere() {
             provider: Some(ace_policies::Provider::Anthropic),
             tool: "x".to_owned(),
             ttl: Duration::from_secs(300),
+            session: None,
         };
         let token = world.app.issue_proxy_token(&wish).await.unwrap().token;
         let question = json!({ "token": token, "path": "/v1/messages" });

@@ -116,6 +116,8 @@ sections! {
         heartbeat_interval_s: u64 = 60, 5..=120;
         /// The longest life of the proxy token of a session whose agent cannot renew it, in seconds.
         long_token_ttl_s: u64 = 7 * DAY_S, 60..=30 * DAY_S;
+        /// The folder with the agents that are handed out besides the program's own: `ace-agent-<target>`. Empty is none.
+        files_dir: String = String::new();
     }
 
     /// People's logins.
@@ -224,12 +226,6 @@ sections! {
         output_bytes: u64 = 64 << 20, 64 << 10..=1 << 40;
         /// Days after a session's end that its output and messages are kept; 0 is for ever.
         output_days: u64 = 90, 0..=36_500;
-    }
-
-    /// Agents on remote machines.
-    agents: Agents(Clone) {
-        /// The folder with the agents that are handed out besides the program's own: `ace-agent-<target>`. Empty is none.
-        files_dir: String = String::new();
     }
 
     /// What people and other systems are told: notifications, pushes to browsers, webhooks.
