@@ -177,7 +177,7 @@ async fn ten_thousand_sessions_are_listed_in_no_time() {
                 times.sort();
                 println!("{:?} {who} {path}: {:?}", world.database.engine(), times[2]);
                 // Unoptimised, and beside other tests: what is measured by hand is far below.
-                assert!(times[0] < Duration::from_millis(250), "{who} {path}: {times:?}");
+                assert!(times[0] < Duration::from_millis(500), "{who} {path}: {times:?}");
             }
         }
     }
