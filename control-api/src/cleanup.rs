@@ -56,7 +56,6 @@ pub(crate) async fn round(app: &App) -> Result<u64, ApiError> {
         rows += remove(app, sql, limit).await?;
     }
     rows += output::forget_old(app).await?;
-    output::clear_leftovers(app).await?;
     Ok(rows)
 }
 
