@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ace_policies::access::{Action, MachinePermission, Standing};
+use ace_policies::access::Action;
 use ace_policies::wire::{Command, Failure, FailureCode};
-use ace_policies::{Denied, MachineId, TenantId, UserId};
+use ace_policies::{Denied, MachineId, UserId};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::App;
 use crate::body::Params;
 use crate::error::ApiError;
-use crate::machines::MachineAt;
+use crate::machines::{self, MachineAt, Presence};
 use crate::queue::{self, NewCommand};
 use crate::visitor::Visitor;
 use crate::wakeups::{Listening, Wakeup};
@@ -152,35 +152,18 @@ struct Machine {
 impl Machine {
     /// Errors: 404 where there is no such machine, or none that they may know of.
     async fn of(app: &App, visitor: &Visitor, id: MachineId) -> Result<Self, ApiError> {
-        let row = sqlx::query(
-            "SELECT remote_machines.tenant_id, work_dir, permission, expires_at FROM remote_machines
-             LEFT JOIN machine_assignments ON machine_assignments.machine_id = remote_machines.machine_id AND user_id = $2
-             LEFT JOIN agent_connections ON agent_connections.machine_id = remote_machines.machine_id
-             WHERE remote_machines.machine_id = $1",
-        )
-        .bind(id.to_string())
-        .bind(visitor.actor.user.0)
-        .fetch_optional(&app.db().read)
-        .await?;
-        let Some(row) = row else {
-            visitor
-                .permit(app, Action::MachinesBrowse, &Standing::default())
-                .await?;
-            return Err(Denied::MachineNotFound.into());
-        };
-        let permission: Option<String> = row.try_get("permission")?;
-        let permission = permission.map(|permission| permission.parse::<MachinePermission>());
-        let standing = Standing {
-            tenant: Some(TenantId(row.try_get("tenant_id")?)),
-            owner: None,
-            machine: permission.transpose().map_err(ApiError::internal)?,
-        };
+        let standing = machines::standing(app, visitor, id).await?;
         visitor.permit(app, Action::MachinesBrowse, &standing).await?;
-        let lease: Option<i64> = row.try_get("expires_at")?;
+        let mut connection = app.db().read.acquire().await?;
+        let row = sqlx::query("SELECT work_dir FROM remote_machines WHERE machine_id = $1")
+            .bind(id.to_string())
+            .fetch_optional(&mut *connection)
+            .await?;
+        let row = row.ok_or(Denied::MachineNotFound)?;
         Ok(Self {
             id,
             work_dir: row.try_get("work_dir")?,
-            is_connected: lease.is_some_and(|end| end > app.now()),
+            is_connected: Presence::of(&mut connection, id, app.now()).await?.connected,
         })
     }
 
