@@ -11,6 +11,8 @@ mod section;
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use pattern::{Beginning, first_bytes};
+
 pub use pattern::Pattern;
 pub use rate::{Rate, Rates, Schedule};
 pub use section::{PriceError, Problem};
@@ -28,7 +30,7 @@ const ORDINARY: [&str; 5] = ["default", "standard", "auto", "standard_only", "un
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PriceTable {
     /// By [`Provider::ALL`]; those that win first.
-    prices: [Vec<Arc<Price>>; 3],
+    prices: [Vec<(Beginning, Arc<Price>)>; 3],
     defaults: [Arc<Price>; 3],
 }
 
@@ -49,24 +51,29 @@ impl PriceTable {
     pub fn price(&self, provider: Provider, model: Option<&str>, key: Option<KeyId>, at_ms: i64) -> &Arc<Price> {
         let model = model.map(|model| model.strip_prefix("models/").unwrap_or(model));
         let found = model.and_then(|model| {
+            let first_bytes = first_bytes(model);
             let mut prices = self.prices[provider as usize].iter();
-            prices.find(|price| price.is_for(model, key, at_ms))
+            prices.find(|(beginning, price)| beginning.fits(first_bytes) && price.is_for(model, key, at_ms))
         });
-        found.unwrap_or(&self.defaults[provider as usize])
+        found.map_or(&self.defaults[provider as usize], |(_, price)| price)
     }
 
     /// Every price, provider by provider, those that win first and the default last.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Price>> {
         let all = self.prices.iter().zip(&self.defaults);
-        all.flat_map(|(prices, default)| prices.iter().chain([default]))
+        all.flat_map(|(prices, default)| prices.iter().map(|(_, price)| price).chain([default]))
     }
 
     fn new(mut prices: [Vec<Price>; 3], defaults: [Price; 3]) -> Self {
         for prices in &mut prices {
             prices.sort_by(|a, b| b.rank().cmp(&a.rank()));
         }
+        let with_beginning = |price: Price| {
+            let beginning = price.model.as_ref().map(Pattern::beginning).unwrap_or_default();
+            (beginning, Arc::new(price))
+        };
         Self {
-            prices: prices.map(|prices| prices.into_iter().map(Arc::new).collect()),
+            prices: prices.map(|prices| prices.into_iter().map(with_beginning).collect()),
             defaults: defaults.map(Arc::new),
         }
     }

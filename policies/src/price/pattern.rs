@@ -24,6 +24,17 @@ impl Pattern {
         &self.text
     }
 
+    /// How the models begin that it is for.
+    pub(super) fn beginning(&self) -> Beginning {
+        let fixed = &self.text[..self.star.unwrap_or(self.text.len())];
+        let unknown = u64::BITS - 8 * fixed.len().min(8) as u32;
+        let mask = u64::MAX.checked_shr(unknown).unwrap_or(0);
+        Beginning {
+            bytes: first_bytes(fixed),
+            mask,
+        }
+    }
+
     /// Whether it is for this model.
     pub fn matches(&self, model: &str) -> bool {
         let Some(star) = self.star else {
@@ -53,6 +64,28 @@ impl Pattern {
     }
 }
 
+/// The first bytes of the models that a pattern is for, up to eight: one comparison passes over most of a table's patterns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Beginning {
+    bytes: u64,
+    mask: u64,
+}
+
+impl Beginning {
+    /// Whether a model may be one of them, by its [`first_bytes`].
+    pub const fn fits(self, first_bytes: u64) -> bool {
+        first_bytes & self.mask == self.bytes
+    }
+}
+
+/// The first eight bytes of a text, zeros behind a shorter one.
+pub(super) fn first_bytes(text: &str) -> u64 {
+    let mut first = [0; 8];
+    let len = text.len().min(8);
+    first[..len].copy_from_slice(&text.as_bytes()[..len]);
+    u64::from_le_bytes(first)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,7 +93,8 @@ mod tests {
     #[track_caller]
     fn check(pattern: &str, yes: &[&str], no: &[&str]) {
         let pattern = Pattern::new(pattern);
-        assert_eq!(yes.iter().find(|model| !pattern.matches(model)), None);
+        let begins = |model: &str| pattern.beginning().fits(first_bytes(model));
+        assert_eq!(yes.iter().find(|model| !pattern.matches(model) || !begins(model)), None);
         assert_eq!(no.iter().find(|model| pattern.matches(model)), None);
     }
 
@@ -74,6 +108,13 @@ mod tests {
         check("*", &["", "x"], &[]);
         check("**", &["", "x"], &[]);
         check("*ü*", &["über", "mühe"], &["uber"]);
+    }
+
+    #[test]
+    fn the_first_bytes_tell_most_models_apart() {
+        let fits = |pattern: &str, model: &str| Pattern::new(pattern).beginning().fits(first_bytes(model));
+        assert!(fits("claude-opus-4", "claude-o") && fits("gpt-5*", "gpt-5-mini") && fits("*", ""));
+        assert!(!fits("gpt-5*", "gpt-4") && !fits("gpt-5*", "gpt") && !fits("claude-opus-4", "claude-sonnet"));
     }
 
     #[test]
