@@ -6,3 +6,4 @@ pub mod command;
 pub mod relay;
 pub mod token_file;
 pub mod transport;
+pub mod uplink;
