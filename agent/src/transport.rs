@@ -3,23 +3,31 @@
 //! A `GatewayUrl` is the proof that its address was looked at; nothing here connects without one. What a name resolves
 //! to is looked at again when the connection is made, so that a name cannot change its mind in between.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use url::{Host, Url};
 
 mod connect;
+mod dial;
+mod proxy;
+mod tls;
 
 pub use connect::Connector;
+pub use dial::{DialError, Step, Stream};
+pub use proxy::{Proxies, ProxyError};
+pub use tls::{Pin, Trust, TrustError};
 
 /// The process environment variable that opens plaintext to private addresses when it is exactly `1`.
 pub const BREAK_GLASS: &str = "OPENACE_ALLOW_INSECURE_PRIVATE_WS";
 
-/// An http(s) address of a gateway to which a credential may be sent.
+/// An http(s) address of a gateway to which a credential may be sent, and the way there.
 #[derive(Clone, Debug)]
 pub struct GatewayUrl {
     url: Url,
     reach: Reach,
+    trust: Arc<Trust>,
+    proxy: Option<Arc<proxy::Proxy>>,
 }
 
 /// Which addresses a connection may be made to, whatever a name resolves to.
@@ -108,7 +116,55 @@ impl GatewayUrl {
             return Err(TransportError::Query { origin });
         }
         url = Url::parse(&url.as_str().replacen(url.scheme(), scheme, 1)).unwrap_or(url);
-        Ok(Self { url, reach })
+        Ok(Self {
+            url,
+            reach,
+            trust: Arc::default(),
+            proxy: None,
+        })
+    }
+
+    /// The same address, trusting only what `trust` says. A pin on a plaintext address is an error: it could not be kept.
+    pub fn trusting(mut self, trust: Trust) -> Result<Self, TrustError> {
+        if trust.pin.is_some() && self.url.scheme() != "https" {
+            return Err(TrustError::PinNeedsTls);
+        }
+        trust.check()?;
+        self.trust = Arc::new(trust);
+        Ok(self)
+    }
+
+    /// The same address, through the proxy that the environment names for it. Plaintext never goes through one: its rule is about
+    /// the address that is connected to, and a proxy would choose that.
+    pub fn through(mut self, proxies: &Proxies) -> Result<Self, ProxyError> {
+        if self.url.scheme() == "https" {
+            self.proxy = proxies.for_host(&self.host(), self.port())?.map(Arc::new);
+        }
+        Ok(self)
+    }
+
+    /// The proxy's address without its password, where there is one.
+    pub fn proxy(&self) -> Option<String> {
+        self.proxy.as_ref().map(|proxy| proxy.to_string())
+    }
+
+    /// An address below the gateway's own: `path` starts without a slash.
+    pub fn at(&self, path: &str) -> Url {
+        let mut url = self.url.clone();
+        let base = self.url.path().trim_end_matches('/');
+        url.set_path(&format!("{base}/{path}"));
+        url
+    }
+
+    /// The host without the brackets of IPv6.
+    pub fn host(&self) -> String {
+        let host = self.url.host_str().unwrap_or_default();
+        host.trim_start_matches('[').trim_end_matches(']').to_owned()
+    }
+
+    /// The port, the scheme's own where none is written.
+    pub fn port(&self) -> u16 {
+        self.url.port_or_known_default().unwrap_or(443)
     }
 
     /// The URL over http(s), `ws` and `wss` already translated.

@@ -1,4 +1,7 @@
-//! What the sessions' side of the agent and the server's side hand each other. Neither knows more of the other.
+//! What the sessions of this machine and the connection to the server say to each other.
+//!
+//! The runner of the sessions holds an [`Uplink`]; the transport holds its other ends. Both ways are bounded: a spool that is full
+//! makes the CLIs wait.
 
 use ace_policies::{
     SessionId,
@@ -6,26 +9,26 @@ use ace_policies::{
 };
 use tokio::sync::mpsc;
 
-/// The sessions' end: where they say things, and where they hear what the server wants.
+/// The sessions' ends.
 pub struct Uplink {
-    /// Waits where the spool or the outbox is full: the sender then reads no more of its CLI.
+    /// To the server.
     pub out: mpsc::Sender<Up>,
-    /// Commands, tokens and each connection's `Welcome`, in the order in which they came.
+    /// From the server.
     pub down: mpsc::Receiver<ToAgent>,
 }
 
-/// Something for the server.
+/// What goes to the server.
 #[derive(Debug)]
 pub enum Up {
-    /// A message; it reaches the server even if the connection is away just now.
+    /// As it is. What is said while there is no connection may be dropped, unless it answers a command.
     Say(FromAgent),
-    /// A line of output, its newline included where there was one. It is numbered, masked and kept until the server has it.
+    /// A line of a session: numbered, stored and sent by the spool.
     Print {
         /// Whose.
         session_id: SessionId,
         /// Where it was printed.
         stream: Stream,
-        /// What was printed.
+        /// The line with its newline, of at most [`ace_policies::wire::MAX_BATCH_BYTES`].
         data: Vec<u8>,
         /// When, UTC milliseconds.
         at: i64,

@@ -1,112 +1,116 @@
-//! Connections that go only where a `GatewayUrl` may go, whatever its name resolves to by then.
+//! A hyper client's connections: [`GatewayUrl::dial`] in the form that its pool asks for.
 
 use std::{
     io,
-    net::SocketAddr,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::{
-    HttpConnector,
-    dns::{GaiResolver, Name},
+use http::Uri;
+use hyper_util::{
+    client::legacy::connect::{Connected, Connection},
+    rt::TokioIo,
 };
 
-use super::{GatewayUrl, Reach};
+use super::{DialError, GatewayUrl, Stream, tls::Protocols};
 
-/// Connects a hyper client over TCP or TLS, HTTP/2 where the gateway offers it.
-pub type Connector = HttpsConnector<HttpConnector<GuardedResolver>>;
-
-/// A peer that went away without a word is noticed after a minute: silence, then unanswered probes.
-const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
-const TCP_PROBE: Duration = Duration::from_secs(10);
-const TCP_PROBES: u32 = 3;
+/// Connects a hyper client over TCP or TLS, HTTP/2 where the gateway offers it. It goes to its `GatewayUrl` and nowhere else,
+/// whatever the request says.
+#[derive(Clone)]
+pub struct Connector {
+    gateway: GatewayUrl,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    timeout: Duration,
+}
 
 impl GatewayUrl {
-    /// The connector that goes only where this URL may go. TLS trusts the system's certificates, or those that
-    /// `SSL_CERT_FILE` names.
+    /// The connector that goes only where this URL may go. `connect_timeout` is for each step: name, TCP, TLS. TLS trusts the
+    /// system's certificates, or those that `SSL_CERT_FILE` or [`super::Trust`] names.
     pub fn connector(&self, connect_timeout: Duration) -> io::Result<Connector> {
-        let mut http = HttpConnector::new_with_resolver(GuardedResolver {
-            inner: GaiResolver::new(),
-            reach: self.reach,
-        });
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(connect_timeout));
-        http.set_keepalive(Some(TCP_KEEPALIVE));
-        http.set_keepalive_interval(Some(TCP_PROBE));
-        http.set_keepalive_retries(Some(TCP_PROBES));
-        let tls = HttpsConnectorBuilder::new().with_tls_config(self.tls_config()?);
-        Ok(tls.https_or_http().enable_all_versions().wrap_connector(http))
+        Ok(Connector {
+            gateway: self.clone(),
+            tls: self.tls_config(Protocols::Http2OrHttp1)?,
+            timeout: connect_timeout,
+        })
+    }
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = TokioIo<Stream>;
+    type Error = DialError;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, DialError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn tls_config(&self) -> io::Result<rustls::ClientConfig> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?;
-        // A machine without any certificate store can still reach a gateway on its own loopback.
-        if self.url.scheme() == "http" {
-            return Ok(builder
-                .with_root_certificates(rustls::RootCertStore::empty())
-                .with_no_client_auth());
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            let stream = this.gateway.dial_with(this.tls, this.timeout).await?;
+            Ok(TokioIo::new(stream))
+        })
+    }
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        match self {
+            Self::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Connected::new().negotiated_h2(),
+            _ => Connected::new(),
         }
-        Ok(builder.with_native_roots()?.with_no_client_auth())
     }
 }
 
-/// Resolves names as the system does, and hands on only the addresses that may be connected to.
-#[derive(Clone, Debug)]
-pub struct GuardedResolver {
-    inner: GaiResolver,
-    reach: Reach,
-}
-
-impl tower::Service<Name> for GuardedResolver {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = io::Error;
-    type Future = std::pin::Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        tower::Service::poll_ready(&mut self.inner, cx)
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        let found = tower::Service::call(&mut self.inner, name);
-        let reach = self.reach;
-        Box::pin(async move { admitted(found.await?, reach).map(Vec::into_iter) })
+impl tokio::io::AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        }
     }
 }
 
-fn admitted(found: impl Iterator<Item = SocketAddr>, reach: Reach) -> io::Result<Vec<SocketAddr>> {
-    let admitted: Vec<_> = found.filter(|address| reach.admits(address.ip())).collect();
-    if admitted.is_empty() {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "the name leads to no address that plaintext may go to",
-        ));
+impl tokio::io::AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, data),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, data),
+        }
     }
-    Ok(admitted)
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        }
+    }
 
-    #[test]
-    fn a_name_that_resolves_to_a_public_address_is_refused_when_it_is_connected_to() {
-        let found = || {
-            ["8.8.8.8:80", "10.0.0.1:80"]
-                .into_iter()
-                .map(|a| a.parse::<SocketAddr>().unwrap())
-        };
-        assert_eq!(
-            admitted(found(), Reach::Private).unwrap(),
-            ["10.0.0.1:80".parse().unwrap()]
-        );
-        assert!(admitted(found(), Reach::Loopback).is_err());
-        assert_eq!(admitted(found(), Reach::Anywhere).unwrap().len(), 2);
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, data),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, data),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 }
