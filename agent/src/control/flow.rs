@@ -1,0 +1,168 @@
+//! Which output goes next on a connection: a few batches of each session are under way at once, and none comes before its turn.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use ace_policies::SessionId;
+use tokio::time::Instant;
+
+use crate::spool::Pending;
+
+/// Batches of one session that may be under way.
+const WINDOW: usize = 4;
+/// After so long without an acknowledgement, what is under way is sent again.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// After falling back, the answers to what was under way still come in; they are no reason to fall back again.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// One connection's output.
+#[derive(Default)]
+pub(super) struct Flow {
+    sessions: HashMap<SessionId, Flight>,
+    /// Whose turn it was; the others go first.
+    last: Option<SessionId>,
+}
+
+#[derive(Default)]
+struct Flight {
+    acked: i64,
+    sent: i64,
+    /// The last numbers of the batches under way.
+    under_way: VecDeque<i64>,
+    since: Option<Instant>,
+    settling: Option<Instant>,
+}
+
+impl Flow {
+    /// The server has everything of a session up to `seq`.
+    pub fn begin(&mut self, session: SessionId, seq: i64) {
+        let flight = self.sessions.entry(session).or_default();
+        flight.acked = flight.acked.max(seq);
+        flight.sent = flight.sent.max(seq);
+    }
+
+    /// The session whose turn it is, and after which line its next batch begins.
+    pub fn next(&mut self, pending: &[Pending], now: Instant) -> Option<(SessionId, i64)> {
+        let mut ready: Vec<_> = pending
+            .iter()
+            .filter_map(|pending| self.from_line(pending, now))
+            .collect();
+        ready.sort_unstable();
+        let after_last = ready.iter().find(|(session, _)| Some(*session) > self.last);
+        let chosen = *after_last.or(ready.first())?;
+        self.last = Some(chosen.0);
+        Some(chosen)
+    }
+
+    fn from_line(&mut self, pending: &Pending, now: Instant) -> Option<(SessionId, i64)> {
+        let flight = self.sessions.entry(pending.session_id).or_default();
+        if flight.since.is_some_and(|since| now >= since + PATIENCE) {
+            tracing::warn!(session = %pending.session_id, "output was not acknowledged for {PATIENCE:?}; it is sent again");
+            flight.fall_back(now);
+        }
+        let from = flight.sent.max(pending.acked);
+        (flight.under_way.len() < WINDOW && pending.safe > from).then_some((pending.session_id, from))
+    }
+
+    /// A batch goes out.
+    pub fn sent(&mut self, session: SessionId, last: i64, now: Instant) {
+        let flight = self.sessions.entry(session).or_default();
+        flight.sent = last;
+        flight.under_way.push_back(last);
+        flight.since.get_or_insert(now);
+    }
+
+    /// The last line of a session that was sent, or that the server has.
+    pub fn sent_up_to(&self, session: SessionId) -> i64 {
+        self.sessions.get(&session).map_or(0, |flight| flight.sent)
+    }
+
+    /// The server says what it has. Where that is less than the oldest batch under way, it has a gap, and we fall back.
+    pub fn acknowledged(&mut self, session: SessionId, seq: i64, now: Instant) {
+        let flight = self.sessions.entry(session).or_default();
+        flight.acked = flight.acked.max(seq);
+        flight.sent = flight.sent.max(seq);
+        let before = flight.under_way.len();
+        flight.under_way.retain(|last| *last > seq);
+        if flight.under_way.len() < before {
+            flight.since = (!flight.under_way.is_empty()).then_some(now);
+        } else if before > 0 && flight.settling.is_none_or(|until| now >= until) {
+            flight.fall_back(now);
+        }
+    }
+
+    /// When something may be due although nothing happened.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.sessions.values().filter_map(|flight| flight.since).min().map(|since| since + PATIENCE)
+    }
+}
+
+impl Flight {
+    fn fall_back(&mut self, now: Instant) {
+        self.sent = self.acked;
+        self.under_way.clear();
+        self.since = None;
+        self.settling = Some(now + SETTLE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const ONE: SessionId = SessionId(Uuid::from_u128(1));
+    const TWO: SessionId = SessionId(Uuid::from_u128(2));
+
+    fn pending(session_id: SessionId, acked: i64, safe: i64) -> Pending {
+        Pending { session_id, acked, safe }
+    }
+
+    #[test]
+    fn a_few_batches_go_ahead_and_sessions_take_turns() {
+        let (mut flow, now) = (Flow::default(), Instant::now());
+        let all = [pending(ONE, 0, 5000), pending(TWO, 0, 5000)];
+        let mut order = Vec::new();
+        while let Some((session, from)) = flow.next(&all, now) {
+            order.push((session, from));
+            flow.sent(session, from + 500, now);
+        }
+        let expected: Vec<_> = [0, 500, 1000, 1500].into_iter().flat_map(|from| [(ONE, from), (TWO, from)]).collect();
+        assert_eq!(order, expected);
+        flow.acknowledged(ONE, 500, now);
+        assert_eq!(flow.next(&all, now), Some((ONE, 2000)));
+    }
+
+    #[test]
+    fn a_gap_makes_it_fall_back_once() {
+        let (mut flow, now) = (Flow::default(), Instant::now());
+        let all = [pending(ONE, 0, 1500)];
+        for last in [500, 1000, 1500] {
+            flow.sent(ONE, last, now);
+        }
+        flow.acknowledged(ONE, 500, now);
+        flow.acknowledged(ONE, 500, now);
+        assert_eq!(flow.next(&all, now), Some((ONE, 500)));
+        flow.sent(ONE, 1000, now);
+        flow.acknowledged(ONE, 500, now);
+        assert_eq!(flow.next(&all, now), Some((ONE, 1000)), "a late answer to what was under way");
+        let later = now + SETTLE;
+        flow.acknowledged(ONE, 500, later);
+        assert_eq!(flow.next(&all, later), Some((ONE, 500)));
+    }
+
+    #[test]
+    fn silence_makes_it_fall_back() {
+        let (mut flow, now) = (Flow::default(), Instant::now());
+        flow.begin(ONE, 10);
+        let all = [pending(ONE, 10, 20)];
+        assert_eq!(flow.next(&all, now), Some((ONE, 10)));
+        flow.sent(ONE, 20, now);
+        assert_eq!(flow.next(&all, now), None);
+        assert_eq!(flow.deadline(), Some(now + PATIENCE));
+        assert_eq!(flow.next(&all, now + PATIENCE), Some((ONE, 10)));
+    }
+}
