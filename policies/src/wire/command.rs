@@ -153,6 +153,10 @@ pub struct Start {
     /// The CLI's name for the conversation to go on with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume_id: Option<String>,
+    /// The number of the session's last line of output that is stored: the agent's next one follows it, even where it has forgotten
+    /// the session. Filled in as the command is handed over.
+    #[serde(default)]
+    pub last_seq: i64,
     /// Filled in as the command is handed over.
     #[serde(default)]
     pub proxy_token: String,
