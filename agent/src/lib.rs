@@ -4,11 +4,25 @@
 
 pub mod command;
 pub mod config;
+pub mod control;
+pub mod credentials;
+pub mod daemon;
+pub mod files;
+pub mod http;
 pub mod journal;
+pub mod log;
 pub mod machine;
 pub mod mask;
+pub mod register;
 pub mod relay;
+pub mod runner;
 pub mod spool;
+pub mod status;
 pub mod token_file;
 pub mod transport;
 pub mod uplink;
+
+/// The agent's version: the whole product's.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+const USER_AGENT: &str = concat!("ace-agent/", env!("CARGO_PKG_VERSION"));

@@ -22,7 +22,7 @@ use ace_policies::{
 };
 use tokio::sync::Notify;
 
-pub use intake::{Intake, spawn as spawn_intake};
+pub use intake::{Intake, Said, spawn as spawn_intake};
 use segment::{Limits, Lines};
 
 /// The most lines of one batch.

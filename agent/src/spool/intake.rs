@@ -24,6 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is tried again: a disk does not tell when it has space.
 const RETRY: Duration = Duration::from_millis(250);
 
+/// Something the sessions say, and the line of output that was printed before it and goes before it.
+pub struct Said {
+    /// What.
+    pub message: FromAgent,
+    /// A session and the number of its last line by then; [`None`] where the order does not matter.
+    pub after: Option<(SessionId, i64)>,
+}
+
 /// What the thread needs.
 pub struct Intake {
     /// Where output goes.
@@ -31,7 +39,7 @@ pub struct Intake {
     /// Which texts must not get out.
     pub mask: Arc<RwLock<Mask>>,
     /// Where everything else goes.
-    pub say: mpsc::Sender<FromAgent>,
+    pub say: mpsc::Sender<Said>,
     /// How long a full spool makes its CLIs wait; [`None`] is the usual time.
     pub patience: Option<Duration>,
 }
@@ -71,13 +79,24 @@ fn pause_since(synced: Option<Instant>) {
     }
 }
 
+/// The session whose output should be read before the message is.
+const fn session_of(message: &FromAgent) -> Option<SessionId> {
+    match message {
+        FromAgent::Status { session_id, .. }
+        | FromAgent::Approval { session_id, .. }
+        | FromAgent::ApprovalCancelled { session_id, .. } => Some(*session_id),
+        _ => None,
+    }
+}
+
 impl Intake {
     fn take(&self, up: Up) {
         match up {
             Up::Say(message) => {
                 let message = self.mask().message(message);
+                let after = session_of(&message).map(|session| (session, self.spool.last_seq(session)));
                 // The receiver is gone when the agent ends.
-                let _ = self.say.blocking_send(message);
+                let _ = self.say.blocking_send(Said { message, after });
             }
             Up::Print {
                 session_id,

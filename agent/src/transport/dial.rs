@@ -27,7 +27,7 @@ pub enum Step {
 }
 
 /// There is no connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DialError {
     /// Where it ended.
     pub step: Step,
