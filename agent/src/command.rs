@@ -1,4 +1,9 @@
-//! What people type: `ace-agent relay`. Kept in the library, so that the gateway's executable can be the agent as well.
+//! What people type: `ace-agent run`, `register`, `status` and so on. Kept in the library, so that the gateway's executable can be
+//! the agent as well.
+
+mod agent;
+mod doctor;
+mod service;
 
 use std::{
     io::{self, Write},
@@ -14,17 +19,23 @@ use ace_policies::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Parser, Subcommand};
 use rand::Rng;
+use tracing::level_filters::LevelFilter;
 
 use crate::{
+    config::{ConfigError, Environment, level_named},
+    register::RegisterError,
     relay::{Config, Limits, Relay, token_channel},
     token_file::TokenFile,
-    transport::{BREAK_GLASS, BreakGlass, GatewayUrl, TransportError},
+    transport::{BREAK_GLASS, GatewayUrl, Proxies, TransportError},
 };
 
 /// The agent of ACE Gateway on a remote machine.
 #[derive(Parser)]
 #[command(name = "ace-agent", version)]
 pub struct Args {
+    /// The agent's directory; ~/.open-ace-agent where nothing is said.
+    #[arg(long, global = true, env = "OPENACE_AGENT_DIR", value_name = "DIR")]
+    dir: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -33,6 +44,25 @@ pub struct Args {
 enum Command {
     /// Forward an AI CLI's requests to the gateway with the freshest proxy token of a file.
     Relay(RelayArgs),
+    /// Run the agent: connect to the server and run the sessions it asks for.
+    Run,
+    /// Make this machine known to a server, with a one-time registration token.
+    Register(agent::RegisterArgs),
+    /// Tell how the running agent is.
+    Status(agent::StatusArgs),
+    /// Look for what could keep sessions from running here.
+    Doctor(doctor::Args),
+    /// Run the agent as a service: systemd, launchd, else a start script.
+    InstallService(service::InstallArgs),
+    /// Stop the service, and remove it and the agent's directory.
+    Uninstall,
+    /// Install an AI CLI for sessions, such as qwen-code-cli or claude-code.
+    InstallCli {
+        /// The CLI's name.
+        tool: String,
+    },
+    /// Print the version.
+    Version,
 }
 
 #[derive(clap::Args)]
@@ -59,30 +89,64 @@ struct RelayArgs {
 
 /// Exit codes of sysexits.h: what the caller got wrong, what the system would not give, what was not allowed.
 const EX_UNAVAILABLE: u8 = 69;
+const EX_SOFTWARE: u8 = 70;
+const EX_TEMPFAIL: u8 = 75;
 const EX_NOPERM: u8 = 77;
+const EX_CONFIG: u8 = 78;
 
 /// Runs the command until it ends or is interrupted.
 pub fn run(args: Args) -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_env_filter(log_filter())
-        .init();
-    let Command::Relay(args) = args.command;
-    match relay(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::from(if error.is::<TransportError>() {
-                EX_NOPERM
-            } else {
-                EX_UNAVAILABLE
-            })
+    let environment = Environment::of_process();
+    let dir = environment.dir(args.dir.as_deref());
+    let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
+    let world = agent::world();
+    let result = match args.command {
+        Command::Relay(args) => {
+            log_to_stderr(&environment);
+            done(relay(args, &environment))
         }
+        // It logs where and what its settings say.
+        Command::Run => return agent::run(&dir, &environment, world),
+        Command::Register(args) => {
+            log_to_stderr(&environment);
+            done(agent::register(&dir, &environment, args))
+        }
+        Command::Status(args) => agent::status(&dir, &args, world),
+        Command::Doctor(args) => doctor::run(&dir, &environment, &args, world),
+        Command::InstallService(args) => done(service::install(&dir, &environment, &args)),
+        Command::Uninstall => done(service::uninstall(&dir, &environment)),
+        Command::InstallCli { tool } => done(agent::install_cli(&dir, &environment, &tool)),
+        Command::Version => {
+            println!("ace-agent {}", crate::VERSION);
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::from(exit_code(&error))
+    })
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<ConfigError>() {
+        EX_CONFIG
+    } else if error.is::<TransportError>() || matches!(error.downcast_ref(), Some(RegisterError::Token(_))) {
+        EX_NOPERM
+    } else {
+        EX_UNAVAILABLE
     }
 }
 
-fn relay(args: RelayArgs) -> anyhow::Result<()> {
-    let gateway = GatewayUrl::parse(&args.gateway, "--gateway or OPENACE_SERVER_URL", break_glass())?;
+fn log_to_stderr(environment: &Environment) {
+    let level = environment.get("OPENACE_LOG_LEVEL").and_then(level_named);
+    // Fails where somebody logs already: that is as good.
+    drop(crate::log::init(level.unwrap_or(LevelFilter::INFO), None));
+}
+
+fn relay(args: RelayArgs, environment: &Environment) -> anyhow::Result<()> {
+    let proxies = Proxies::from_lookup(|name| environment.get(name).map(str::to_owned));
+    let glass = environment.break_glass();
+    let gateway = GatewayUrl::parse(&args.gateway, "--gateway or OPENACE_SERVER_URL", glass)?.through(&proxies)?;
     if gateway.is_break_glass() {
         eprintln!(
             "warning: {BREAK_GLASS}=1: the proxy token goes to {} in plaintext",
@@ -140,22 +204,4 @@ fn new_local_key() -> Secret {
 #[expect(clippy::disallowed_methods, reason = "the program's one clock")]
 fn now() -> SystemTime {
     SystemTime::now()
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the process environment alone opens it, never a config file"
-)]
-fn break_glass() -> BreakGlass {
-    BreakGlass::from_env_value(std::env::var(BREAK_GLASS).ok().as_deref())
-}
-
-/// `OPENACE_LOG_LEVEL` is for our own words; those of libraries could tell more than they should.
-#[expect(clippy::disallowed_methods, reason = "read once, before anything else starts")]
-fn log_filter() -> tracing_subscriber::EnvFilter {
-    let level = std::env::var("OPENACE_LOG_LEVEL")
-        .ok()
-        .and_then(|level| level.trim().parse().ok());
-    let level = level.unwrap_or(tracing::level_filters::LevelFilter::INFO);
-    tracing_subscriber::EnvFilter::new(format!("warn,ace_agent={level}"))
 }

@@ -21,6 +21,7 @@ mod values;
 pub(crate) use file::sync_dir;
 pub use file::{ConfigFile, private_dir, write_private};
 use values::Values;
+pub(crate) use values::level_named;
 
 /// The settings of one agent. Times are durations, sizes bytes.
 pub struct Config {

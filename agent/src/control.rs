@@ -93,6 +93,11 @@ pub enum End {
     Unauthorized(String),
 }
 
+/// Opens a WebSocket and closes it again: whether the token is good, and whether there is a way.
+pub async fn try_out(config: &Config, token: &Secret) -> Result<(), Lost> {
+    ws::connect(&config.server, token).await.map(|_| ())
+}
+
 impl Shared {
     /// What this machine can do.
     fn capabilities(&self) -> Capabilities {

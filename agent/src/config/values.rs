@@ -122,7 +122,7 @@ impl Values<'_> {
 }
 
 /// The level that a name stands for.
-pub(super) fn level_named(text: &str) -> Option<LevelFilter> {
+pub(crate) fn level_named(text: &str) -> Option<LevelFilter> {
     Some(match text.to_ascii_lowercase().as_str() {
         "off" => LevelFilter::OFF,
         "critical" | "fatal" | "error" | "40" | "50" => LevelFilter::ERROR,

@@ -66,6 +66,11 @@ const UNAUTHORIZED: [&str; 4] = ["invalid_agent_token", "revoked", "machine_dele
 const CONFLICTS: [&str; 5] = ["replaced", "conflict", "forbidden", "unsupported_protocol", "machine_mismatch"];
 
 impl Lost {
+    /// Whether the token is good for nothing.
+    pub fn is_unauthorized(&self) -> bool {
+        self.next() == Next::Unauthorized
+    }
+
     pub(super) fn next(&self) -> Next {
         match self {
             Self::Refused { status, retry_after, .. } => match *status {
