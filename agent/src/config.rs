@@ -214,9 +214,7 @@ fn server(values: &Values<'_>, home: &Path) -> Result<(String, GatewayUrl), Conf
     };
     let proxies = Proxies::from_lookup(|name| values.environment.get(name).map(str::to_owned));
     let url = url.trusting(trust).map_err(|error| value_error("TLS", &error))?;
-    let url = url
-        .through(&proxies)
-        .map_err(|error| value_error("proxy", &error))?;
+    let url = url.through(&proxies).map_err(|error| value_error("proxy", &error))?;
     Ok((text, url))
 }
 
@@ -233,7 +231,11 @@ fn machine_id(values: &Values<'_>) -> Result<Option<MachineId>, ConfigError> {
 fn roots(values: &Values<'_>, home: &Path, work_dir: Option<&Path>) -> Result<Vec<PathBuf>, ConfigError> {
     let named = values.list("OPENACE_ROOTS", "roots")?;
     if named.is_empty() {
-        return Ok([Some(home), work_dir].into_iter().flatten().map(Path::to_owned).collect());
+        return Ok([Some(home), work_dir]
+            .into_iter()
+            .flatten()
+            .map(Path::to_owned)
+            .collect());
     }
     let absolute = |text: String| match values::expand(&text, home) {
         path if path.is_absolute() => Ok(path),

@@ -265,6 +265,3 @@ impl Control {
         End::Unregistered
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -76,6 +76,18 @@ impl Credentials {
         })
     }
 
+    /// The same without any token, for a registration: what an earlier one has left belongs to it, perhaps to another server.
+    pub fn unregistered(config: &Config) -> io::Result<Self> {
+        Ok(Self {
+            machine_id: machine_id(config)?,
+            file: config.dir.join(FILE),
+            origin: config.origin(),
+            current: None,
+            next: None,
+            from_environment: None,
+        })
+    }
+
     /// The machine's id, the same for its whole life.
     pub fn machine_id(&self) -> MachineId {
         self.machine_id
@@ -108,7 +120,11 @@ impl Credentials {
 
     /// Stores a rotation's new token beside the one in use.
     pub fn rotate_to(&mut self, token: Secret) -> io::Result<()> {
-        if self.current.as_ref().is_some_and(|current| current.expose() == token.expose()) {
+        if self
+            .current
+            .as_ref()
+            .is_some_and(|current| current.expose() == token.expose())
+        {
             return Ok(());
         }
         self.rewrite(|file| file.set(NEXT, Some(token.expose().into())))?;
@@ -148,7 +164,10 @@ impl Credentials {
     fn rewrite(&self, change: impl FnOnce(&mut ConfigFile)) -> io::Result<()> {
         let mut file = ConfigFile::read(&self.file).map_err(io::Error::other)?;
         for key in file.unknown_keys() {
-            tracing::warn!(key, "config.json has a key that means nothing to this agent; it is kept");
+            tracing::warn!(
+                key,
+                "config.json has a key that means nothing to this agent; it is kept"
+            );
         }
         file.set(ORIGIN, Some(self.origin.clone().into()));
         change(&mut file);
@@ -209,7 +228,13 @@ mod tests {
         let first = home.open([]).unwrap().machine_id();
         assert_eq!(home.open([]).unwrap().machine_id(), first);
         let other = "6f6c9bd1-6a3c-4b58-8cf6-6f4a0d5a6a01";
-        assert_eq!(home.open([("OPENACE_MACHINE_ID", other)]).unwrap().machine_id().to_string(), other);
+        assert_eq!(
+            home.open([("OPENACE_MACHINE_ID", other)])
+                .unwrap()
+                .machine_id()
+                .to_string(),
+            other
+        );
         assert_eq!(home.open([]).unwrap().machine_id().to_string(), other, "it is kept");
     }
 
@@ -219,7 +244,10 @@ mod tests {
         let mut credentials = home.open([]).unwrap();
         assert_eq!(token(&credentials), None);
         credentials.registered(secret("one")).unwrap();
-        assert_eq!((home.file().text("registration_token"), home.file().text("colour")), (None, Some("green")));
+        assert_eq!(
+            (home.file().text("registration_token"), home.file().text("colour")),
+            (None, Some("green"))
+        );
         credentials.rotate_to(secret("two")).unwrap();
         let mut credentials = home.open([]).unwrap();
         assert!(credentials.is_rotating());
@@ -243,7 +271,10 @@ mod tests {
         credentials.rotate_to(secret("new")).unwrap();
         credentials.rotated().unwrap();
         assert_eq!(token(&home.open(environment).unwrap()), Some("new"));
-        assert_eq!(token(&home.open([("OPENACE_AGENT_TOKEN", "another")]).unwrap()), Some("another"));
+        assert_eq!(
+            token(&home.open([("OPENACE_AGENT_TOKEN", "another")]).unwrap()),
+            Some("another")
+        );
     }
 
     #[test]

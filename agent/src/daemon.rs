@@ -92,10 +92,16 @@ pub fn run(dir: &Path, environment: &Environment, world: World) -> Result<(), Fa
     let lock = Lock::take(dir)?.ok_or_else(|| Failed::Running(dir.display().to_string()))?;
     log::init(config.log_level, Some(dir))?;
     for key in file.unknown_keys() {
-        tracing::warn!(key, "config.json has a key that means nothing to this agent; it is kept");
+        tracing::warn!(
+            key,
+            "config.json has a key that means nothing to this agent; it is kept"
+        );
     }
     if config.server.is_break_glass() {
-        tracing::warn!("{BREAK_GLASS}=1: credentials and output go to {} in plaintext", config.server.name());
+        tracing::warn!(
+            "{BREAK_GLASS}=1: credentials and output go to {} in plaintext",
+            config.server.name()
+        );
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -171,7 +177,11 @@ async fn serve(
     world: World,
     stop: CancellationToken,
 ) -> Result<(), Failed> {
-    let spool = Arc::new(Spool::open(&config.sessions_dir(), config.spool_bytes, config.max_sessions)?);
+    let spool = Arc::new(Spool::open(
+        &config.sessions_dir(),
+        config.spool_bytes,
+        config.max_sessions,
+    )?);
     let mask = Arc::new(RwLock::new(Mask::default()));
     let (out, from_sessions) = mpsc::channel(CHANNEL);
     let (down, to_sessions) = mpsc::channel(CHANNEL);
@@ -199,12 +209,16 @@ async fn serve(
     });
     let reporting = tokio::spawn(report(shared.clone()));
     let end_sessions = CancellationToken::new();
-    let uplink = Uplink {
-        out,
-        down: to_sessions,
-    };
+    let uplink = Uplink { out, down: to_sessions };
     let sessions = tokio::spawn(runner::run(uplink, config, end_sessions.clone()));
-    let ended = together(Control::new(shared, credentials, say, said)?, sessions, end_sessions, &spool, stop).await;
+    let ended = together(
+        Control::new(shared, credentials, say, said)?,
+        sessions,
+        end_sessions,
+        &spool,
+        stop,
+    )
+    .await;
     reporting.abort();
     // Its channel is closed with the sessions: what they printed last is on disk when it has ended.
     let _ = tokio::task::spawn_blocking(move || intake.join()).await;

@@ -95,7 +95,10 @@ impl Looking {
             true => Ok(Allowed(real)),
             false => Err(failure(
                 FailureCode::Forbidden,
-                format!("{} is outside of what may be looked at (roots in the agent's config.json)", wanted.display()),
+                format!(
+                    "{} is outside of what may be looked at (roots in the agent's config.json)",
+                    wanted.display()
+                ),
             )),
         }
     }
@@ -124,7 +127,11 @@ pub fn answer(looking: Arc<Looking>, say: mpsc::Sender<Said>, command_id: Uuid, 
             result,
             error,
         };
-        let message = looking.mask.read().unwrap_or_else(PoisonError::into_inner).message(message);
+        let message = looking
+            .mask
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .message(message);
         let _ = say.send(Said { message, after: None }).await;
     });
 }

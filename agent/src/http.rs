@@ -97,10 +97,14 @@ impl Http {
         };
         let request = request(method, &url, token, body).map_err(|error| broken(error.to_string()))?;
         let exchange = async {
-            let answer = self.client.request(request).await.map_err(|error| match dial_error(&error) {
-                Some(dial) => dial.into(),
-                None => broken(with_sources(&error)),
-            })?;
+            let answer = self
+                .client
+                .request(request)
+                .await
+                .map_err(|error| match dial_error(&error) {
+                    Some(dial) => dial.into(),
+                    None => broken(with_sources(&error)),
+                })?;
             let (head, body) = answer.into_parts();
             let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
             let body = body.map_err(|error| broken(error.to_string()))?.to_bytes();
@@ -108,11 +112,17 @@ impl Http {
         };
         let answered = timeout(patience, exchange).await;
         let (head, body) = answered.map_err(|_| broken(format!("no answer within {patience:?}")))??;
-        let text = |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let text = |name| {
+            head.headers
+                .get(name)
+                .and_then(|value: &HeaderValue| value.to_str().ok())
+        };
         Ok(Answer {
             url,
             status: head.status,
-            retry_after: text(RETRY_AFTER).and_then(|text| text.parse().ok()).map(Duration::from_secs),
+            retry_after: text(RETRY_AFTER)
+                .and_then(|text| text.parse().ok())
+                .map(Duration::from_secs),
             date: text(DATE).map(str::to_owned),
             body,
         })
@@ -180,7 +190,10 @@ pub(crate) fn problem_in(body: &[u8]) -> String {
         hint: Option<String>,
     }
     match serde_json::from_slice::<Problem>(body) {
-        Ok(Problem { error, hint: Some(hint) }) => format!("{error} ({hint})"),
+        Ok(Problem {
+            error,
+            hint: Some(hint),
+        }) => format!("{error} ({hint})"),
         Ok(Problem { error, .. }) => error,
         Err(_) => {
             let text: String = String::from_utf8_lossy(body).chars().take(MAX_SHOWN).collect();

@@ -64,7 +64,10 @@ impl Journal {
             .and_then(|()| self.file.sync_data());
         if let Err(error) = written {
             self.applied.remove(&command);
-            return Err(io::Error::new(error.kind(), format!("{}: {error}", self.path.display())));
+            return Err(io::Error::new(
+                error.kind(),
+                format!("{}: {error}", self.path.display()),
+            ));
         }
         Ok(true)
     }

@@ -20,13 +20,20 @@ pub fn init(level: LevelFilter, dir: Option<&Path>) -> io::Result<()> {
     // Of libraries only warnings: they could tell more than they should.
     let filter = EnvFilter::new(format!("warn,ace_agent={level}"));
     let stderr = fmt::layer().with_writer(io::stderr);
-    let file = |name: &str| dir.map(|dir| Rolling::open(&dir.join(name)).map(Mutex::new)).transpose();
+    let file = |name: &str| {
+        dir.map(|dir| Rolling::open(&dir.join(name)).map(Mutex::new))
+            .transpose()
+    };
     let all = file("agent.log")?.map(|file| fmt::layer().with_ansi(false).with_writer(file));
     let errors = file("agent-error.log")?.map(|file| {
         let layer = fmt::layer().with_ansi(false).with_writer(file);
         layer.with_filter(LevelFilter::WARN)
     });
-    let registry = tracing_subscriber::registry().with(filter).with(stderr).with(all).with(errors);
+    let registry = tracing_subscriber::registry()
+        .with(filter)
+        .with(stderr)
+        .with(all)
+        .with(errors);
     registry.try_init().map_err(io::Error::other)
 }
 

@@ -47,7 +47,10 @@ pub fn hostname() -> String {
 
 /// The machine's own name.
 #[cfg(not(unix))]
-#[expect(clippy::disallowed_methods, reason = "the name of a Windows machine is in its environment")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the name of a Windows machine is in its environment"
+)]
 pub fn hostname() -> String {
     std::env::var("COMPUTERNAME").unwrap_or_else(|_| "unknown".to_owned())
 }

@@ -138,8 +138,16 @@ mod tests {
         check(&mask, &format!("key={TOKEN}\n"), "key=acea_***\n");
         check(&mask, &format!("\"{TOKEN}\",\"{TOKEN}\""), "\"acea_***\",\"acea_***\"");
         check(&mask, &format!("Bearer {JWT}!"), "Bearer ***!");
-        check(&mask, "ace_gateway acea_short interface_ namespace", "ace_gateway acea_short interface_ namespace");
-        check(&mask, "eyJhbGciOiJIUzI1NiJ9 alone, eyJ.eyJ.x", "eyJhbGciOiJIUzI1NiJ9 alone, eyJ.eyJ.x");
+        check(
+            &mask,
+            "ace_gateway acea_short interface_ namespace",
+            "ace_gateway acea_short interface_ namespace",
+        );
+        check(
+            &mask,
+            "eyJhbGciOiJIUzI1NiJ9 alone, eyJ.eyJ.x",
+            "eyJhbGciOiJIUzI1NiJ9 alone, eyJ.eyJ.x",
+        );
         check(&mask, "ace", "ace");
     }
 

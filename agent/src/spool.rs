@@ -253,7 +253,10 @@ impl Spool {
     /// How much is here.
     pub fn figures(&self) -> Figures {
         let inner = self.lock();
-        let lines = inner.sessions.values().map(|track| track.lines.next() - 1 - track.acked);
+        let lines = inner
+            .sessions
+            .values()
+            .map(|track| track.lines.next() - 1 - track.acked);
         Figures {
             bytes: inner.bytes(),
             lines: lines.sum::<i64>().max(0) as u64,

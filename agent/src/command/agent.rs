@@ -30,7 +30,12 @@ pub struct RegisterArgs {
     #[arg(long, env = "OPENACE_SERVER_URL", value_name = "URL")]
     server: Option<String>,
     /// The registration token; `-` or nothing reads it from standard input. Others on this machine can see what is typed here.
-    #[arg(long, env = "OPENACE_REGISTRATION_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "OPENACE_REGISTRATION_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
     token: Option<String>,
     /// What people call the machine.
     #[arg(long, value_name = "NAME")]
@@ -98,19 +103,26 @@ pub fn register(dir: &Path, environment: &Environment, args: RegisterArgs) -> an
     let config = Config::new(dir, environment, &file)?;
     let _lock = Lock::take(dir)?.with_context(|| format!("an agent runs in {}: stop it first", dir.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut credentials = Credentials::open(&config)?;
+    let mut credentials = Credentials::unregistered(&config)?;
     let (http, facts, id) = (Http::new(&config.server)?, Facts::gather(), credentials.machine_id());
     let agent_token = runtime.block_on(register_with(&http, &token, id, &config.machine_name, &facts))?;
     // Only now: a failed registration leaves everything as it was.
     file.write()?;
     credentials.registered(agent_token)?;
-    println!("registered {} as machine {id} with {}", config.machine_name, config.server.name());
+    println!(
+        "registered {} as machine {id} with {}",
+        config.machine_name,
+        config.server.name()
+    );
     println!("next: ace-agent install-service, or ace-agent run");
     Ok(())
 }
 
 fn registration_token(typed: Option<&str>, stored: Option<&str>) -> anyhow::Result<Secret> {
-    if let Some(token) = typed.filter(|token| *token != "-").or(stored.filter(|_| typed.is_none())) {
+    if let Some(token) = typed
+        .filter(|token| *token != "-")
+        .or(stored.filter(|_| typed.is_none()))
+    {
         return Ok(Secret::new(token.trim().to_owned()));
     }
     if io::stdin().is_terminal() {
@@ -133,15 +145,24 @@ pub fn status(dir: &Path, args: &StatusArgs, world: World) -> anyhow::Result<Exi
         (true, _) => println!("{}", serde_json::json!({ "running": running, "status": status })),
         (false, Some(status)) => tell(status, world),
         (false, None) if running => println!("the agent is starting"),
-        (false, None) => println!("no agent runs in {} (ace-agent run, or ace-agent install-service)", dir.display()),
+        (false, None) => println!(
+            "no agent runs in {} (ace-agent run, or ace-agent install-service)",
+            dir.display()
+        ),
     }
     Ok(ExitCode::from(u8::from(connected.is_none())))
 }
 
 fn tell(status: &Status, world: World) {
-    let now = (world.clock)().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
+    let now = (world.clock)()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis() as i64;
     let since = (now - status.since_ms).max(0) / 1000;
-    let how = status.transport.as_ref().map_or_else(|| "not connected".to_owned(), Transport::to_string);
+    let how = status
+        .transport
+        .as_ref()
+        .map_or_else(|| "not connected".to_owned(), Transport::to_string);
     println!("agent      {} (pid {})", status.agent_version, status.pid);
     println!("machine    {}", status.machine_id);
     println!("server     {}", status.server_url);

@@ -116,7 +116,10 @@ fn settings(dir: &Path, config: &Config, file: &ConfigFile) -> Check {
         let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777;
         if mode & 0o077 != 0 {
             let path = path.display();
-            return Check::warn("config", format!("{path} can be read by others (mode {mode:04o}): chmod 600 {path}"));
+            return Check::warn(
+                "config",
+                format!("{path} can be read by others (mode {mode:04o}): chmod 600 {path}"),
+            );
         }
     }
     match file.unknown_keys().as_slice() {
@@ -142,7 +145,10 @@ fn disk(dir: &Path) -> Check {
 
 #[cfg(not(unix))]
 fn disk(dir: &Path) -> Check {
-    Check::ok("disk", format!("{} (space is not looked at on this system)", dir.display()))
+    Check::ok(
+        "disk",
+        format!("{} (space is not looked at on this system)", dir.display()),
+    )
 }
 
 /// DNS, TCP, a proxy, TLS; then HTTP, the clock, and last the credentials on the connection that the agent itself uses.
@@ -182,7 +188,10 @@ fn healthy(answer: &Answer) -> Check {
         true => Check::ok("http", format!("{} answers", answer.url)),
         false => Check::warn(
             "http",
-            format!("{} answers {}: is this the gateway's address?", answer.url, answer.status),
+            format!(
+                "{} answers {}: is this the gateway's address?",
+                answer.url, answer.status
+            ),
         ),
     }
 }
@@ -201,8 +210,11 @@ fn clock(answer: &Answer, world: World) -> Check {
 
 /// As HTTP writes it: `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn parse_date(text: &str) -> Option<OffsetDateTime> {
-    let format = format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
-    PrimitiveDateTime::parse(text, &format).ok().map(PrimitiveDateTime::assume_utc)
+    let format =
+        format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
+    PrimitiveDateTime::parse(text, &format)
+        .ok()
+        .map(PrimitiveDateTime::assume_utc)
 }
 
 async fn authorised(config: &Config) -> Check {
@@ -220,7 +232,10 @@ async fn authorised(config: &Config) -> Check {
     match control::try_out(config, token).await {
         Ok(()) => Check::ok("auth", "the agent token is good, and WebSockets get through"),
         Err(lost) if lost.is_unauthorized() => Check::fail("auth", lost.to_string()),
-        Err(lost) => Check::warn("auth", format!("WebSockets do not get through (HTTP polling will be used): {lost}")),
+        Err(lost) => Check::warn(
+            "auth",
+            format!("WebSockets do not get through (HTTP polling will be used): {lost}"),
+        ),
     }
 }
 

@@ -134,7 +134,11 @@ impl Manager {
 
 /// Quotes for systemd: backslash, quote, percent and dollar mean something there.
 fn quoted(word: &str) -> String {
-    let escaped = word.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
+    let escaped = word
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('%', "%%")
+        .replace('$', "$$");
     format!("\"{escaped}\"")
 }
 
@@ -178,7 +182,10 @@ fn launchd(service: &Service) -> String {
         .map(|word| format!("    <string>{}</string>\n", text(word)))
         .collect();
     let glass = match service.allow_insecure_private {
-        true => format!("    <key>{}</key>\n    <string>1</string>\n", crate::transport::BREAK_GLASS),
+        true => format!(
+            "    <key>{}</key>\n    <string>1</string>\n",
+            crate::transport::BREAK_GLASS
+        ),
         false => String::new(),
     };
     format!(
@@ -222,7 +229,11 @@ impl Service {
 
     fn of_this(dir: &Path, environment: &Environment, args: &InstallArgs) -> io::Result<Self> {
         let executable = std::env::current_exe()?;
-        let name = executable.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = executable
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let mut command = vec![executable.display().to_string()];
         // The gateway's executable is the agent as well, where it is told so.
         if !name.starts_with("ace-agent") {
@@ -233,7 +244,10 @@ impl Service {
             dir: dir.to_owned(),
             user: environment.get("USER").unwrap_or("root").to_owned(),
             home: environment.home(),
-            path: environment.get("PATH").unwrap_or("/usr/local/bin:/usr/bin:/bin").to_owned(),
+            path: environment
+                .get("PATH")
+                .unwrap_or("/usr/local/bin:/usr/bin:/bin")
+                .to_owned(),
             allow_insecure_private: args.allow_insecure_private,
         })
     }
@@ -268,7 +282,11 @@ fn put(file: &Path, text: &str) -> io::Result<()> {
     write_private(file, text.as_bytes())?;
     #[cfg(unix)]
     {
-        let mode = if file.extension().is_some_and(|extension| extension == "sh") { 0o700 } else { 0o644 };
+        let mode = if file.extension().is_some_and(|extension| extension == "sh") {
+            0o700
+        } else {
+            0o644
+        };
         fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
     }
     Ok(())
@@ -300,7 +318,11 @@ pub fn uninstall(dir: &Path, environment: &Environment) -> anyhow::Result<()> {
         fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
         println!("removed {}", file.display());
         if matches!(manager, Manager::SystemdSystem | Manager::SystemdUser) {
-            let user = if manager == Manager::SystemdUser { "systemctl --user daemon-reload" } else { "systemctl daemon-reload" };
+            let user = if manager == Manager::SystemdUser {
+                "systemctl --user daemon-reload"
+            } else {
+                "systemctl daemon-reload"
+            };
             drop(run(&user.split(' ').map(str::to_owned).collect::<Vec<_>>()));
         }
     }
@@ -315,10 +337,15 @@ fn remove_dir(dir: &Path, home: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let real = fs::canonicalize(dir)?;
-    let is_ours = ["machine_id", FILE, "agent.lock"].iter().any(|name| real.join(name).is_file());
+    let is_ours = ["machine_id", FILE, "agent.lock"]
+        .iter()
+        .any(|name| real.join(name).is_file());
     let is_home = fs::canonicalize(home).is_ok_and(|home| home.starts_with(&real));
     if is_home || !is_ours {
-        bail!("{} is not removed: it does not look like an agent's directory", dir.display());
+        bail!(
+            "{} is not removed: it does not look like an agent's directory",
+            dir.display()
+        );
     }
     if crate::daemon::Lock::take(&real)?.is_none() {
         bail!("an agent still runs in {}: stop it first", dir.display());
@@ -379,9 +406,15 @@ WantedBy=multi-user.target
 "#;
         assert_eq!(Manager::SystemdSystem.text(&service()), expected);
         let user = Manager::SystemdUser.text(&service());
-        assert!(!user.contains("User=") && user.contains("WantedBy=default.target"), "{user}");
+        assert!(
+            !user.contains("User=") && user.contains("WantedBy=default.target"),
+            "{user}"
+        );
         let file = Manager::SystemdUser.file(Path::new("/home/alice"), Path::new("/d"));
-        assert_eq!(file, Path::new("/home/alice/.config/systemd/user/open-ace-agent.service"));
+        assert_eq!(
+            file,
+            Path::new("/home/alice/.config/systemd/user/open-ace-agent.service")
+        );
     }
 
     #[test]
@@ -436,7 +469,10 @@ WantedBy=multi-user.target
 "#;
         assert_eq!(Manager::Launchd.text(&service), expected);
         let file = Manager::Launchd.file(Path::new("/Users/alice"), Path::new("/d"));
-        assert_eq!(file, Path::new("/Users/alice/Library/LaunchAgents/com.open-ace.agent.plist"));
+        assert_eq!(
+            file,
+            Path::new("/Users/alice/Library/LaunchAgents/com.open-ace.agent.plist")
+        );
     }
 
     #[test]
@@ -460,7 +496,12 @@ WantedBy=multi-user.target
         fs::create_dir(&agent).unwrap();
         fs::write(agent.join(FILE), "{}").unwrap();
         let lock = crate::daemon::Lock::take(&agent).unwrap();
-        assert!(remove_dir(&agent, home.path()).unwrap_err().to_string().contains("still runs"));
+        assert!(
+            remove_dir(&agent, home.path())
+                .unwrap_err()
+                .to_string()
+                .contains("still runs")
+        );
         drop(lock);
         remove_dir(&agent, home.path()).unwrap();
         assert!(!agent.exists() && other.exists());

@@ -118,7 +118,10 @@ fn read_text(path: &Path) -> io::Result<String> {
 
 fn without_comments(text: &str) -> &str {
     let mut text = text.trim_start_matches('\u{feff}').trim_end();
-    while let Some(at) = text.rfind('\n').filter(|at| text[at + 1..].trim_start().starts_with('#')) {
+    while let Some(at) = text
+        .rfind('\n')
+        .filter(|at| text[at + 1..].trim_start().starts_with('#'))
+    {
         text = text[..at].trim_end();
     }
     text
@@ -167,5 +170,9 @@ pub fn private_dir(dir: &Path) -> io::Result<()> {
 
 /// Makes names in a directory outlive a power cut.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
+    if cfg!(unix) {
+        File::open(dir)?.sync_all()
+    } else {
+        Ok(())
+    }
 }

@@ -39,11 +39,15 @@ fn the_environment_goes_before_the_file() {
         ("OPENACE_MAX_SESSIONS", "9"),
         ("OPENACE_LOG_LEVEL", "CRITICAL"),
     ]);
-    let file = r#"{"server_url":"https://file.example.com","machine_id":"","heartbeat_interval":61,"max_sessions":"7"}"#;
+    let file =
+        r#"{"server_url":"https://file.example.com","machine_id":"","heartbeat_interval":61,"max_sessions":"7"}"#;
     let all = config(&environment, file).unwrap();
     assert_eq!(all.origin(), "https://env.example.com");
     assert_eq!(all.env_token.unwrap().expose(), "acea_env");
-    assert_eq!(all.machine_id.unwrap().to_string(), "6f6c9bd1-6a3c-4b58-8cf6-6f4a0d5a6a01");
+    assert_eq!(
+        all.machine_id.unwrap().to_string(),
+        "6f6c9bd1-6a3c-4b58-8cf6-6f4a0d5a6a01"
+    );
     assert_eq!(all.heartbeat_interval, Duration::from_secs(30));
     assert_eq!(all.reconnect_base_delay, Duration::from_millis(500));
     assert_eq!(all.reconnect_max_delay, Duration::from_secs(10));
@@ -83,7 +87,11 @@ fn a_wrong_value_is_named_with_its_place() {
     let environment = Environment::from([("OPENACE_MAX_SESSIONS", "many")]);
     check(&environment, "{}", "OPENACE_MAX_SESSIONS: `many`");
     let environment = Environment::from([("HTTPS_PROXY", "socks5://127.0.0.1:1080")]);
-    check(&environment, r#"{"server_url":"https://ace.example.com"}"#, "HTTPS_PROXY");
+    check(
+        &environment,
+        r#"{"server_url":"https://ace.example.com"}"#,
+        "HTTPS_PROXY",
+    );
 }
 
 #[test]
@@ -99,7 +107,10 @@ fn rewriting_keeps_what_it_does_not_know_and_is_for_the_owner_alone() {
     file.set("registration_token", None);
     file.write().unwrap();
     let file = ConfigFile::read(&path).unwrap();
-    assert_eq!((file.text("colour"), file.text("registration_token")), (Some("green"), None));
+    assert_eq!(
+        (file.text("colour"), file.text("registration_token")),
+        (Some("green"), None)
+    );
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -107,5 +118,9 @@ fn rewriting_keeps_what_it_does_not_know_and_is_for_the_owner_alone() {
         assert_eq!(mode(&path), 0o600);
         assert_eq!(mode(path.parent().unwrap()), 0o700);
     }
-    assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
+    assert_eq!(
+        std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+        1,
+        "no temporary file is left"
+    );
 }

@@ -100,10 +100,7 @@ impl Values<'_> {
         };
         let wrong = || {
             let (low, high) = (allowed.start(), allowed.end());
-            value_error(
-                &place,
-                &format!("`{text}` is not a whole number from {low} to {high}"),
-            )
+            value_error(&place, &format!("`{text}` is not a whole number from {low} to {high}"))
         };
         let number = text.parse().ok().filter(|number| allowed.contains(number));
         number.ok_or_else(wrong)

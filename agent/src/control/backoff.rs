@@ -54,7 +54,10 @@ mod tests {
         backoff.reset();
         let first = backoff.next(0.0, None);
         assert_eq!(first, Duration::from_millis(800));
-        assert_eq!(backoff.next(0.5, Some(Duration::from_secs(20))), Duration::from_secs(20));
+        assert_eq!(
+            backoff.next(0.5, Some(Duration::from_secs(20))),
+            Duration::from_secs(20)
+        );
         assert!(backoff.long(1.0) >= Duration::from_secs(200));
         for _ in 0..100 {
             assert!(backoff.next(1.0, None) <= Duration::from_secs(60));

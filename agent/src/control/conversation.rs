@@ -65,7 +65,9 @@ impl<'a> Conversation<'a> {
 
     /// The first word.
     pub fn first_word(&self) -> FromAgent {
-        let Shared { config, facts, spool, .. } = self.shared;
+        let Shared {
+            config, facts, spool, ..
+        } = self.shared;
         let standing = &self.own.standing;
         let live: Vec<_> = standing.live().into_iter().map(|(session, _)| session).collect();
         let mut sessions: Vec<_> = spool.pending().iter().map(|pending| pending.session_id).collect();
@@ -160,7 +162,10 @@ impl<'a> Conversation<'a> {
         let session = said.after.map(|(session, _)| session);
         let must_wait = session.is_some_and(|session| {
             let others = self.held.iter();
-            others.into_iter().any(|(_, held)| held.after.is_some_and(|(of, _)| of == session)) || !self.is_due(&said)
+            others
+                .into_iter()
+                .any(|(_, held)| held.after.is_some_and(|(of, _)| of == session))
+                || !self.is_due(&said)
         });
         match must_wait {
             true => self.held.push_back((Instant::now() + HOLD, said)),
@@ -169,7 +174,8 @@ impl<'a> Conversation<'a> {
     }
 
     fn is_due(&self, said: &Said) -> bool {
-        said.after.is_none_or(|(session, seq)| self.flow.sent_up_to(session) >= seq)
+        said.after
+            .is_none_or(|(session, seq)| self.flow.sent_up_to(session) >= seq)
     }
 
     fn released(&mut self, now: Instant) -> Option<FromAgent> {
@@ -232,7 +238,11 @@ impl<'a> Conversation<'a> {
             }
             ToAgent::Error { code, message, fatal } => {
                 tracing::error!(%code, fatal, "the server says: {message}");
-                if fatal { Err(Lost::Told { code, message }) } else { Ok(()) }
+                if fatal {
+                    Err(Lost::Told { code, message })
+                } else {
+                    Ok(())
+                }
             }
         }
     }
@@ -258,7 +268,11 @@ impl<'a> Conversation<'a> {
             return Ok(());
         };
         if protocol != PROTOCOL {
-            tracing::warn!(protocol, ours = PROTOCOL, "the server speaks another version of the protocol");
+            tracing::warn!(
+                protocol,
+                ours = PROTOCOL,
+                "the server speaks another version of the protocol"
+            );
         }
         self.compare_clocks(server_time_ms);
         let wanted = Duration::from_secs(heartbeat_interval_s.max(1));
@@ -270,11 +284,16 @@ impl<'a> Conversation<'a> {
         }
         let unconfirmed = self.own.outbox.again();
         let standing = self.own.standing.again();
-        self.queue.extend(standing.into_iter().filter(|message| !unconfirmed.contains(message)));
+        self.queue
+            .extend(standing.into_iter().filter(|message| !unconfirmed.contains(message)));
         self.queue.extend(unconfirmed);
         self.welcomed = true;
         self.shared.status.connected(self.transport);
-        tracing::info!("connected to {} over {}", self.shared.config.server.name(), self.transport);
+        tracing::info!(
+            "connected to {} over {}",
+            self.shared.config.server.name(),
+            self.transport
+        );
         self.pass_on(message)
     }
 

@@ -31,7 +31,8 @@ struct Flight {
     sent: i64,
     /// The last numbers of the batches under way.
     under_way: VecDeque<i64>,
-    since: Option<Instant>,
+    /// When what is under way is sent again, if nothing comes before.
+    due: Option<Instant>,
     settling: Option<Instant>,
 }
 
@@ -58,8 +59,8 @@ impl Flow {
 
     fn from_line(&mut self, pending: &Pending, now: Instant) -> Option<(SessionId, i64)> {
         let flight = self.sessions.entry(pending.session_id).or_default();
-        if flight.since.is_some_and(|since| now >= since + PATIENCE) {
-            tracing::warn!(session = %pending.session_id, "output was not acknowledged for {PATIENCE:?}; it is sent again");
+        if flight.due.is_some_and(|due| now >= due) {
+            tracing::warn!(session = %pending.session_id, "output was not acknowledged; it is sent again");
             flight.fall_back(now);
         }
         let from = flight.sent.max(pending.acked);
@@ -71,7 +72,7 @@ impl Flow {
         let flight = self.sessions.entry(session).or_default();
         flight.sent = last;
         flight.under_way.push_back(last);
-        flight.since.get_or_insert(now);
+        flight.due.get_or_insert(now + PATIENCE);
     }
 
     /// The last line of a session that was sent, or that the server has.
@@ -87,15 +88,19 @@ impl Flow {
         let before = flight.under_way.len();
         flight.under_way.retain(|last| *last > seq);
         if flight.under_way.len() < before {
-            flight.since = (!flight.under_way.is_empty()).then_some(now);
-        } else if before > 0 && flight.settling.is_none_or(|until| now >= until) {
-            flight.fall_back(now);
+            flight.due = (!flight.under_way.is_empty()).then_some(now + PATIENCE);
+        } else if before > 0 {
+            match flight.settling.filter(|until| now < *until) {
+                None => flight.fall_back(now),
+                // Perhaps late, perhaps a second gap: if nothing better comes, we fall back after all.
+                Some(until) => flight.due = Some(until),
+            }
         }
     }
 
     /// When something may be due although nothing happened.
     pub fn deadline(&self) -> Option<Instant> {
-        self.sessions.values().filter_map(|flight| flight.since).min().map(|since| since + PATIENCE)
+        self.sessions.values().filter_map(|flight| flight.due).min()
     }
 }
 
@@ -103,7 +108,7 @@ impl Flight {
     fn fall_back(&mut self, now: Instant) {
         self.sent = self.acked;
         self.under_way.clear();
-        self.since = None;
+        self.due = None;
         self.settling = Some(now + SETTLE);
     }
 }
@@ -118,7 +123,11 @@ mod tests {
     const TWO: SessionId = SessionId(Uuid::from_u128(2));
 
     fn pending(session_id: SessionId, acked: i64, safe: i64) -> Pending {
-        Pending { session_id, acked, safe }
+        Pending {
+            session_id,
+            acked,
+            safe,
+        }
     }
 
     #[test]
@@ -130,7 +139,10 @@ mod tests {
             order.push((session, from));
             flow.sent(session, from + 500, now);
         }
-        let expected: Vec<_> = [0, 500, 1000, 1500].into_iter().flat_map(|from| [(ONE, from), (TWO, from)]).collect();
+        let expected: Vec<_> = [0, 500, 1000, 1500]
+            .into_iter()
+            .flat_map(|from| [(ONE, from), (TWO, from)])
+            .collect();
         assert_eq!(order, expected);
         flow.acknowledged(ONE, 500, now);
         assert_eq!(flow.next(&all, now), Some((ONE, 2000)));
@@ -148,10 +160,14 @@ mod tests {
         assert_eq!(flow.next(&all, now), Some((ONE, 500)));
         flow.sent(ONE, 1000, now);
         flow.acknowledged(ONE, 500, now);
-        assert_eq!(flow.next(&all, now), Some((ONE, 1000)), "a late answer to what was under way");
+        assert_eq!(
+            flow.next(&all, now),
+            Some((ONE, 1000)),
+            "a late answer to what was under way"
+        );
         let later = now + SETTLE;
-        flow.acknowledged(ONE, 500, later);
-        assert_eq!(flow.next(&all, later), Some((ONE, 500)));
+        assert_eq!(flow.deadline(), Some(later));
+        assert_eq!(flow.next(&all, later), Some((ONE, 500)), "nothing better has come");
     }
 
     #[test]

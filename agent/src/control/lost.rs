@@ -63,7 +63,13 @@ pub(super) enum Next {
 /// Codes of the server's last words that mean: not these credentials.
 const UNAUTHORIZED: [&str; 4] = ["invalid_agent_token", "revoked", "machine_deleted", "unauthorized"];
 /// And those that mean: not this agent, not as it is.
-const CONFLICTS: [&str; 5] = ["replaced", "conflict", "forbidden", "unsupported_protocol", "machine_mismatch"];
+const CONFLICTS: [&str; 5] = [
+    "replaced",
+    "conflict",
+    "forbidden",
+    "unsupported_protocol",
+    "machine_mismatch",
+];
 
 impl Lost {
     /// Whether the token is good for nothing.
@@ -73,7 +79,9 @@ impl Lost {
 
     pub(super) fn next(&self) -> Next {
         match self {
-            Self::Refused { status, retry_after, .. } => match *status {
+            Self::Refused {
+                status, retry_after, ..
+            } => match *status {
                 StatusCode::UNAUTHORIZED => Next::Unauthorized,
                 StatusCode::FORBIDDEN | StatusCode::CONFLICT => Next::LongWait,
                 StatusCode::TOO_MANY_REQUESTS => Next::Retry(*retry_after),

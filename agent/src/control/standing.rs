@@ -61,7 +61,11 @@ impl Standing {
             }
             FromAgent::Approval {
                 session_id, request_id, ..
-            } => _ = self.questions.insert((*session_id, request_id.clone()), message.clone()),
+            } => {
+                _ = self
+                    .questions
+                    .insert((*session_id, request_id.clone()), message.clone())
+            }
             FromAgent::ApprovalCancelled { session_id, request_id } => {
                 self.questions.remove(&(*session_id, request_id.clone()));
             }

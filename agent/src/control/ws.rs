@@ -10,7 +10,10 @@ use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
 };
-use http::{HeaderValue, header::{AUTHORIZATION, USER_AGENT}};
+use http::{
+    HeaderValue,
+    header::{AUTHORIZATION, USER_AGENT},
+};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
@@ -50,8 +53,12 @@ pub(super) async fn connect(gateway: &GatewayUrl, token: &Secret) -> Result<WebS
         url: shown.clone(),
         problem,
     };
-    url.set_scheme(scheme).map_err(|()| broken("it cannot be a WebSocket's".to_owned()))?;
-    let mut request = url.as_str().into_client_request().map_err(|error| broken(error.to_string()))?;
+    url.set_scheme(scheme)
+        .map_err(|()| broken("it cannot be a WebSocket's".to_owned()))?;
+    let mut request = url
+        .as_str()
+        .into_client_request()
+        .map_err(|error| broken(error.to_string()))?;
     let headers = request.headers_mut();
     headers.insert(AUTHORIZATION, bearer(token).map_err(|error| broken(error.to_string()))?);
     headers.insert(USER_AGENT, HeaderValue::from_static(crate::USER_AGENT));
@@ -61,7 +68,11 @@ pub(super) async fn connect(gateway: &GatewayUrl, token: &Secret) -> Result<WebS
         .write_buffer_size(BUFFER_BYTES)
         .max_message_size(Some(2 * MAX_MESSAGE_BYTES))
         .max_frame_size(Some(2 * MAX_MESSAGE_BYTES));
-    let shaken = timeout(CONNECT_PATIENCE, client_async_with_config(request, stream, Some(config))).await;
+    let shaken = timeout(
+        CONNECT_PATIENCE,
+        client_async_with_config(request, stream, Some(config)),
+    )
+    .await;
     match shaken {
         Ok(Ok((stream, _))) => Ok(WebSocket { url: shown, stream }),
         Ok(Err(Error::Http(answer))) => Err(Lost::Refused {
@@ -171,7 +182,8 @@ impl Talk {
     }
 
     async fn ping(&mut self, mark: u64) -> Result<(), Lost> {
-        self.send(Message::Ping(Bytes::copy_from_slice(&mark.to_be_bytes()))).await
+        self.send(Message::Ping(Bytes::copy_from_slice(&mark.to_be_bytes())))
+            .await
     }
 
     async fn send(&mut self, message: Message) -> Result<(), Lost> {

@@ -65,7 +65,13 @@ struct Status {
 /// The branch, and which files have changed.
 pub(super) async fn status(looking: &Looking, path: Allowed) -> Result<Value, Failure> {
     let repository = Repository::of(looking, &path.0).await?;
-    let arguments = ["status", "--porcelain=v2", "--branch", "-z", "--ignore-submodules=dirty"];
+    let arguments = [
+        "status",
+        "--porcelain=v2",
+        "--branch",
+        "-z",
+        "--ignore-submodules=dirty",
+    ];
     let output = repository.git(&arguments).await?.or_complain()?;
     let mut status = parse(&output.text);
     let mut room = super::MAX_JSON_BYTES;
@@ -124,7 +130,11 @@ pub(super) async fn diff(looking: &Looking, path: Allowed) -> Result<Value, Fail
 
 impl<'a> Repository<'a> {
     async fn of(looking: &'a Looking, path: &Path) -> Result<Self, Failure> {
-        let dir = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+        let dir = if path.is_dir() {
+            path
+        } else {
+            path.parent().unwrap_or(path)
+        };
         let mut repository = Self {
             looking,
             dir: dir.to_owned(),
@@ -142,10 +152,19 @@ impl<'a> Repository<'a> {
         }
         repository.root = PathBuf::from(root.text.trim_end_matches('\n'));
         if !std::fs::canonicalize(&repository.root).is_ok_and(|root| looking.allows(&root)) {
-            let text = format!("the repository {} is outside of what may be looked at", repository.root.display());
+            let text = format!(
+                "the repository {} is outside of what may be looked at",
+                repository.root.display()
+            );
             return Err(failure(FailureCode::Forbidden, text));
         }
-        let names = ["config", "--local", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process|smudge)$"];
+        let names = [
+            "config",
+            "--local",
+            "--name-only",
+            "--get-regexp",
+            r"^filter\..*\.(clean|process|smudge)$",
+        ];
         let names = repository.git(&names).await?;
         repository.filters = names.text.lines().map(|name| format!("{name}=")).collect();
         Ok(repository)
@@ -165,8 +184,22 @@ impl<'a> Repository<'a> {
                 ("GIT_NO_LAZY_FETCH", "1"),
             ])
             .arg("--no-pager")
-            .args(["-c", "core.fsmonitor=", "-c", "core.hooksPath=/dev/null", "-c", "core.pager=cat"])
-            .args(["-c", "diff.external=", "-c", "core.sshCommand=false", "-c", "core.quotePath=false"])
+            .args([
+                "-c",
+                "core.fsmonitor=",
+                "-c",
+                "core.hooksPath=/dev/null",
+                "-c",
+                "core.pager=cat",
+            ])
+            .args([
+                "-c",
+                "diff.external=",
+                "-c",
+                "core.sshCommand=false",
+                "-c",
+                "core.quotePath=false",
+            ])
             .args(self.filters.iter().flat_map(|filter| ["-c", filter]))
             .arg("-C")
             .arg(&self.dir)
@@ -180,13 +213,21 @@ impl<'a> Repository<'a> {
             _ => failed(&error),
         })?;
         let output = timeout(PATIENCE, read(child)).await;
-        let slow = |_| failure(FailureCode::TooMuch, format!("git has not answered within {PATIENCE:?}"));
+        let slow = |_| {
+            failure(
+                FailureCode::TooMuch,
+                format!("git has not answered within {PATIENCE:?}"),
+            )
+        };
         output.map_err(slow)?.map_err(|error| failed(&error))
     }
 }
 
 /// The one variable that git needs: without it nothing is found.
-#[expect(clippy::disallowed_methods, reason = "the search path of this process is git's as well")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the search path of this process is git's as well"
+)]
 fn inherited() -> Option<(&'static str, std::ffi::OsString)> {
     std::env::var_os("PATH").map(|path| ("PATH", path))
 }
@@ -289,13 +330,21 @@ mod tests {
                     2 R. N... 100644 100644 100644 aaaa bbbb R100 new name\0old name\0\
                     u UU N... 100644 100644 100644 100644 aaaa bbbb cccc both.txt\0? new.txt\0";
         let status = parse(text);
-        assert_eq!((status.branch.as_deref(), status.ahead, status.behind), (Some("main"), 2, 1));
+        assert_eq!(
+            (status.branch.as_deref(), status.ahead, status.behind),
+            (Some("main"), 2, 1)
+        );
         let files: Vec<_> = status
             .files
             .iter()
             .map(|file| format!("{}{} {} {:?}", file.index, file.worktree, file.path, file.from))
             .collect();
-        let expected = [".M a file.txt None", "R. new name Some(\"old name\")", "UU both.txt None", "?? new.txt None"];
+        let expected = [
+            ".M a file.txt None",
+            "R. new name Some(\"old name\")",
+            "UU both.txt None",
+            "?? new.txt None",
+        ];
         assert_eq!(files, expected);
         assert!(parse("").files.is_empty());
     }

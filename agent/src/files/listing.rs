@@ -67,7 +67,9 @@ fn describe(path: &Path) -> Entry {
         name,
         path: path.to_string_lossy().into_owned(),
         kind: metadata.as_ref().map_or("other", kind),
-        size: metadata.as_ref().map_or(0, |metadata| if metadata.is_file() { metadata.len() } else { 0 }),
+        size: metadata
+            .as_ref()
+            .map_or(0, |metadata| if metadata.is_file() { metadata.len() } else { 0 }),
         modified: metadata.ok().and_then(|metadata| rfc3339(metadata.modified())),
         writable: is_writable(path),
     }
@@ -98,7 +100,10 @@ pub(super) fn read(_: &Looking, path: &Allowed) -> Result<Value, Failure> {
     let file = open(path).map_err(|error| io_failure(path, &error))?;
     let metadata = file.metadata().map_err(|error| io_failure(path, &error))?;
     if !metadata.is_file() {
-        return Err(failure(FailureCode::Invalid, format!("{} is not a file", path.display())));
+        return Err(failure(
+            FailureCode::Invalid,
+            format!("{} is not a file", path.display()),
+        ));
     }
     let mut bytes = Vec::new();
     let read = file.take(MAX_FILE_BYTES).read_to_end(&mut bytes);

@@ -71,7 +71,10 @@ pub fn spawn(intake: Intake, mut out: mpsc::Receiver<Up>) -> std::io::Result<thr
     })
 }
 
-#[expect(clippy::disallowed_methods, reason = "the spool's own thread, on which nobody else waits")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the spool's own thread, on which nobody else waits"
+)]
 fn pause_since(synced: Option<Instant>) {
     let rest = synced.and_then(|synced| SYNC_EVERY.checked_sub(synced.elapsed()));
     if let Some(rest) = rest {

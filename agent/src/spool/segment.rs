@@ -248,7 +248,9 @@ impl Lines {
                 cursor.next = next;
             }
             buffer.drain(..used);
-            let read = Read::by_ref(&mut file).take(READ_BYTES as u64).read_to_end(&mut buffer)?;
+            let read = Read::by_ref(&mut file)
+                .take(READ_BYTES as u64)
+                .read_to_end(&mut buffer)?;
             if read == 0 {
                 self.cursor = Some(cursor);
                 return Ok(false);
@@ -276,8 +278,8 @@ impl Batch {
         }
         self.fill_gap(line.seq.min(self.limits.up_to + 1));
         let size = super::cut::json_size(&line.data.0);
-        let full = self.lines.len() >= self.limits.lines
-            || (!self.lines.is_empty() && self.bytes + size > self.limits.bytes);
+        let full =
+            self.lines.len() >= self.limits.lines || (!self.lines.is_empty() && self.bytes + size > self.limits.bytes);
         if full || line.seq > self.limits.up_to || line.seq != self.next {
             return false;
         }

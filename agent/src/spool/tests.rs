@@ -14,7 +14,10 @@ fn open(dir: &Path) -> Spool {
 }
 
 fn print(spool: &Spool, text: &str) -> i64 {
-    spool.append(SESSION, Stream::Stdout, 1, text.as_bytes()).unwrap().unwrap()
+    spool
+        .append(SESSION, Stream::Stdout, 1, text.as_bytes())
+        .unwrap()
+        .unwrap()
 }
 
 /// All lines after `seq`, batch by batch as the connection reads them.
@@ -24,7 +27,11 @@ fn texts(spool: &Spool, mut seq: i64) -> Vec<(i64, String)> {
         let batch = spool.batch(SESSION, seq).unwrap();
         let Some(last) = batch.last() else { return all };
         seq = last.seq;
-        all.extend(batch.into_iter().map(|line| (line.seq, String::from_utf8(line.data.0).unwrap())));
+        all.extend(
+            batch
+                .into_iter()
+                .map(|line| (line.seq, String::from_utf8(line.data.0).unwrap())),
+        );
     }
 }
 
@@ -33,7 +40,10 @@ fn lines_are_numbered_and_only_safe_ones_are_sent() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());
     assert_eq!((print(&spool, "a\n"), print(&spool, "b\n")), (1, 2));
-    assert!(spool.pending().is_empty() && texts(&spool, 0).is_empty(), "nothing is safe yet");
+    assert!(
+        spool.pending().is_empty() && texts(&spool, 0).is_empty(),
+        "nothing is safe yet"
+    );
     spool.sync().unwrap();
     let pending = Pending {
         session_id: SESSION,
@@ -107,7 +117,10 @@ fn what_the_disk_lost_is_told_in_its_place() {
     (0..30).for_each(|_| _ = print(&spool, &line));
     spool.sync().unwrap();
     drop(spool);
-    let first = dir.path().join(SESSION.to_string()).join(format!("out-{:019}.spool", 1));
+    let first = dir
+        .path()
+        .join(SESSION.to_string())
+        .join(format!("out-{:019}.spool", 1));
     let file = OpenOptions::new().write(true).open(first).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, b"damage", 500_050).unwrap();
     let spool = open(dir.path());
@@ -130,19 +143,32 @@ fn a_full_share_refuses_then_counts_and_tells_when_there_is_space() {
             Err(full) => break full,
         }
     };
-    assert!(matches!(full, Full::Share(1_048_576)) && taken == 10, "{full} after {taken}");
+    assert!(
+        matches!(full, Full::Share(1_048_576)) && taken == 10,
+        "{full} after {taken}"
+    );
     let other = SessionId(Uuid::from_u128(2));
-    assert!(spool.append(other, Stream::Stdout, 7, line.as_bytes()).is_ok(), "others have their own share");
+    assert!(
+        spool.append(other, Stream::Stdout, 7, line.as_bytes()).is_ok(),
+        "others have their own share"
+    );
     spool.drop_line(SESSION, 7, line.len(), &full);
     assert_eq!(spool.append(SESSION, Stream::Stdout, 7, line.as_bytes()).unwrap(), None);
     spool.sync().unwrap();
     let lines = texts(&spool, 9);
-    assert!(lines[0].1.starts_with("xx") && lines[1].1.contains("dropped from here on"), "{}", lines[1].1);
+    assert!(
+        lines[0].1.starts_with("xx") && lines[1].1.contains("dropped from here on"),
+        "{}",
+        lines[1].1
+    );
     spool.acknowledge(SESSION, 11).unwrap();
     spool.append(SESSION, Stream::Stdout, 8, b"after\n").unwrap();
     spool.sync().unwrap();
     let lines = texts(&spool, 11);
-    assert_eq!(lines[0].1, "[ace-agent] 2 lines (200000 bytes) were dropped here: the spool was full\n");
+    assert_eq!(
+        lines[0].1,
+        "[ace-agent] 2 lines (200000 bytes) were dropped here: the spool was full\n"
+    );
     assert_eq!(lines[1], (13, "after\n".into()));
 }
 
@@ -153,12 +179,19 @@ fn a_disk_that_takes_nothing_refuses_and_is_gone_on_with_when_it_does() {
     let line = "x".repeat(300_000);
     (0..4).for_each(|_| _ = print(&spool, &line));
     // A directory in the place of the next segment refuses to be written, as a full disk does.
-    let blocked = dir.path().join(SESSION.to_string()).join(format!("out-{:019}.spool", 5));
+    let blocked = dir
+        .path()
+        .join(SESSION.to_string())
+        .join(format!("out-{:019}.spool", 5));
     fs::create_dir(&blocked).unwrap();
     let full = spool.append(SESSION, Stream::Stdout, 1, b"x").unwrap_err();
     assert!(matches!(full, Full::Disk(_)), "{full}");
     spool.drop_line(SESSION, 1, 1, &full);
-    assert_eq!(spool.append(SESSION, Stream::Stdout, 1, b"x").unwrap(), None, "counted without waiting");
+    assert_eq!(
+        spool.append(SESSION, Stream::Stdout, 1, b"x").unwrap(),
+        None,
+        "counted without waiting"
+    );
     fs::remove_dir(blocked).unwrap();
     assert_eq!(print(&spool, "after"), 6);
     spool.sync().unwrap();
@@ -246,7 +279,11 @@ impl Model {
         }
         let spool = open(dir);
         let last = spool.last_seq(SESSION) as usize;
-        assert!((self.safe..=self.printed.len()).contains(&last), "{last} of {}", self.safe);
+        assert!(
+            (self.safe..=self.printed.len()).contains(&last),
+            "{last} of {}",
+            self.safe
+        );
         self.printed.truncate(last);
         self.safe = last;
         spool

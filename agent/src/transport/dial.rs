@@ -243,13 +243,22 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_refuses_does_not_hold_up_the_next() {
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let open = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addresses = vec![closed, open.local_addr().unwrap()];
         let before = std::time::Instant::now();
         let stream = first_of(addresses).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), open.local_addr().unwrap());
         assert!(before.elapsed() < STAGGER, "{:?}", before.elapsed());
-        assert!(first_of(vec![closed]).await.unwrap_err().to_string().contains(&closed.to_string()));
+        assert!(
+            first_of(vec![closed])
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains(&closed.to_string())
+        );
     }
 }

@@ -204,9 +204,15 @@ mod tests {
         .unwrap()
         .unwrap();
         assert_eq!(proxy.to_string(), "http://proxy.lan:3128");
-        assert_eq!(proxy.authorization.as_ref().unwrap().expose(), STANDARD.encode("me:p@ss"));
+        assert_eq!(
+            proxy.authorization.as_ref().unwrap().expose(),
+            STANDARD.encode("me:p@ss")
+        );
         assert_eq!(of(&[("ALL_PROXY", "proxy.lan:3128")]).unwrap().unwrap().port, 3128);
-        let error = of(&[("ALL_PROXY", "socks5://proxy.lan:1080")]).err().unwrap().to_string();
+        let error = of(&[("ALL_PROXY", "socks5://proxy.lan:1080")])
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.starts_with("ALL_PROXY: ") && error.contains("socks5"), "{error}");
         assert!(
             of(&[("HTTPS_PROXY", "proxy.lan"), ("NO_PROXY", "example.com")])

@@ -29,7 +29,9 @@ pub struct Pin([u8; 32]);
 /// What was configured cannot be trusted by.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    #[error("tls_fingerprint_invalid: `{0}` is not a SHA-256: 64 hexadecimal digits, perhaps with colons and `sha256:` before them")]
+    #[error(
+        "tls_fingerprint_invalid: `{0}` is not a SHA-256: 64 hexadecimal digits, perhaps with colons and `sha256:` before them"
+    )]
     Pin(String),
     #[error("tls_fingerprint_requires_tls: a pinned certificate needs an https:// or wss:// address")]
     PinNeedsTls,
@@ -142,7 +144,10 @@ impl ServerCertVerifier for Pinned {
         if actual == self.pin {
             return Ok(ServerCertVerified::assertion());
         }
-        let text = format!("tls_fingerprint_mismatch: expected {}, the server has {actual}", self.pin);
+        let text = format!(
+            "tls_fingerprint_mismatch: expected {}, the server has {actual}",
+            self.pin
+        );
         let other = rustls::OtherError(Arc::new(io::Error::other(text)));
         Err(CertificateError::Other(other).into())
     }

@@ -101,9 +101,15 @@ async fn a_pin_accepts_its_certificate_and_tells_of_another_before_anything_is_s
     };
     speaks(&url(ours.port, trust(&ours.pin))).await.unwrap();
     assert_eq!(ours.heard.recv().await.unwrap(), "hello");
-    let error = speaks(&url(other.port, trust(&ours.pin))).await.unwrap_err().to_string();
+    let error = speaks(&url(other.port, trust(&ours.pin)))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("tls_fingerprint_mismatch"), "{error}");
-    assert!(error.contains(&ours.pin.to_lowercase()) && error.contains(&other.pin.to_lowercase()), "{error}");
+    assert!(
+        error.contains(&ours.pin.to_lowercase()) && error.contains(&other.pin.to_lowercase()),
+        "{error}"
+    );
     assert!(other.heard.try_recv().is_err(), "nothing was said to it");
 }
 
@@ -111,12 +117,22 @@ async fn a_pin_accepts_its_certificate_and_tells_of_another_before_anything_is_s
 fn pins_are_read_in_their_usual_forms() {
     let digits = "ab".repeat(32);
     let colons = vec!["AB"; 32].join(":");
-    let pins = [digits.clone(), format!("sha256:{digits}"), colons.clone(), format!("SHA256:{colons}")];
+    let pins = [
+        digits.clone(),
+        format!("sha256:{digits}"),
+        colons.clone(),
+        format!("SHA256:{colons}"),
+    ];
     for text in pins {
         assert_eq!(Pin::parse(&text).unwrap().to_string(), format!("sha256:{digits}"));
     }
     for text in ["", "ab", "sha1:abcd", &digits[1..]] {
-        assert!(Pin::parse(text).unwrap_err().to_string().contains("tls_fingerprint_invalid"));
+        assert!(
+            Pin::parse(text)
+                .unwrap_err()
+                .to_string()
+                .contains("tls_fingerprint_invalid")
+        );
     }
     let plain = GatewayUrl::parse("http://127.0.0.1:5000", "test", BreakGlass::Closed).unwrap();
     let trust = Trust {
@@ -181,7 +197,10 @@ async fn a_proxy_is_asked_for_a_tunnel_and_sees_no_more_than_the_name() {
     speaks(&through(url(ours.port, trust), port)).await.unwrap();
     assert_eq!(ours.heard.recv().await.unwrap(), "hello");
     let head = asked.recv().await.unwrap();
-    assert!(head.starts_with(&format!("CONNECT localhost:{} HTTP/1.1\r\n", ours.port)), "{head}");
+    assert!(
+        head.starts_with(&format!("CONNECT localhost:{} HTTP/1.1\r\n", ours.port)),
+        "{head}"
+    );
     assert!(head.contains("Proxy-Authorization: Basic bWU6c2VjcmV0\r\n"), "{head}");
 }
 
@@ -191,7 +210,10 @@ async fn a_proxy_that_refuses_is_told_as_such() {
     let error = speaks(&through(url(1, Trust::default()), port)).await.unwrap_err();
     assert_eq!(error.step, Step::Proxy);
     let error = error.to_string();
-    assert!(error.contains("407") && error.contains("HTTPS_PROXY") && !error.contains("secret"), "{error}");
+    assert!(
+        error.contains("407") && error.contains("HTTPS_PROXY") && !error.contains("secret"),
+        "{error}"
+    );
 }
 
 #[test]
