@@ -185,8 +185,11 @@ impl Control {
             Ok(lost) => return lost,
             Err(lost) => lost,
         };
+        // A proxy that lets the handshake through and nothing after it shows as a connection that breaks at once.
+        let broke = matches!(lost, Lost::Broken { .. } | Lost::Closed(_) | Lost::Silent { .. });
         match lost.next() {
             Next::OtherTransport => self.poll(&token, &lost, stop).await,
+            _ if broke => self.poll(&token, &lost, stop).await,
             _ => lost,
         }
     }

@@ -10,9 +10,10 @@ mod segment;
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -145,18 +146,9 @@ impl Spool {
 
     /// Makes everything so far outlive a power cut, and thereby ready to be sent. Blocks; appending goes on meanwhile.
     pub fn sync(&self) -> io::Result<()> {
-        let unsafe_yet: Vec<_> = {
-            let inner = self.lock();
-            let tracks = inner.sessions.iter();
-            let unsafe_yet = tracks.filter(|(_, track)| track.safe < track.lines.next() - 1);
-            let with_file =
-                unsafe_yet.map(|(session, track)| (*session, track.lines.next() - 1, track.lines.appended()));
-            with_file.collect()
-        };
+        let unsafe_yet = self.lock().unsafe_yet()?;
         for (session, last, file) in unsafe_yet {
-            if let Some(file) = file {
-                file.sync_data()?;
-            }
+            file.sync_data()?;
             if let Some(track) = self.lock().sessions.get_mut(&session) {
                 track.safe = track.safe.max(last);
             }
@@ -288,6 +280,15 @@ impl Inner {
 
     fn bytes(&self) -> u64 {
         self.sessions.values().map(|track| track.lines.bytes()).sum()
+    }
+
+    /// The sessions with lines that a power cut could take away, the last of them, and the file they are in.
+    fn unsafe_yet(&mut self) -> io::Result<Vec<(SessionId, i64, Arc<File>)>> {
+        let tracks = self.sessions.iter_mut();
+        let unsafe_yet = tracks.filter(|(_, track)| track.safe < track.lines.next() - 1);
+        unsafe_yet
+            .map(|(session, track)| Ok((*session, track.lines.next() - 1, track.lines.appended()?)))
+            .collect()
     }
 
     fn room_for(&self, session: SessionId, size: u64) -> Result<(), Full> {

@@ -19,6 +19,10 @@ pub struct Uplink {
 
 /// What goes to the server.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lines are many and words are few: neither is worth an allocation"
+)]
 pub enum Up {
     /// As it is. What is said while there is no connection may be dropped, unless it answers a command.
     Say(FromAgent),

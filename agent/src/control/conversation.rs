@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -13,16 +14,16 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use super::{Own, Shared, flow::Flow, lost::Lost};
-use crate::{
-    files,
-    spool::{Pending, Said},
-    status::Transport,
-};
+use crate::{files, spool::Said, status::Transport};
 
 /// From here on a wrong clock is worth a warning: tokens last minutes.
 const MAX_SKEW_MS: i64 = 60_000;
 /// A word about a session waits so long for the output that was printed before it.
 const HOLD: Duration = Duration::from_secs(5);
+/// The server looks at no more sessions in a first word; those that are left out have their turn later.
+const MAX_NAMED: usize = 1000;
+/// What the server says, as a last word, to a machine that was taken off the list while it was away.
+const UNREGISTERED: &str = "machine_unregistered";
 /// How long the sessions have to end when the machine was taken off the list.
 const UNREGISTER: Duration = Duration::from_secs(20);
 
@@ -38,6 +39,8 @@ pub(super) struct Conversation<'a> {
     period: Duration,
     skew_ms: i64,
     pub welcomed: bool,
+    /// The sessions that the first word has named.
+    named: Vec<SessionId>,
     /// Ends the connection once the queue is empty.
     ending: Option<Lost>,
     /// The command that took the machine off the list, and until when its end is waited for.
@@ -58,13 +61,14 @@ impl<'a> Conversation<'a> {
             period,
             skew_ms: 0,
             welcomed: false,
+            named: Vec::new(),
             ending: None,
             unregistering: None,
         }
     }
 
     /// The first word.
-    pub fn first_word(&self) -> FromAgent {
+    pub fn first_word(&mut self) -> FromAgent {
         let Shared {
             config, facts, spool, ..
         } = self.shared;
@@ -74,6 +78,8 @@ impl<'a> Conversation<'a> {
         sessions.extend(live);
         sessions.sort_unstable();
         sessions.dedup();
+        sessions.truncate(MAX_NAMED);
+        self.named.clone_from(&sessions);
         FromAgent::Connect(Connect {
             protocol: PROTOCOL,
             agent_version: crate::VERSION.to_owned(),
@@ -190,24 +196,18 @@ impl<'a> Conversation<'a> {
     }
 
     async fn output(&mut self, now: Instant) -> Result<Option<FromAgent>, Lost> {
-        let pending: Vec<Pending> = self.shared.spool.pending();
-        while let Some((session_id, from)) = self.flow.next(&pending, now) {
-            let spool = self.shared.spool.clone();
-            let read = tokio::task::spawn_blocking(move || spool.batch(session_id, from)).await;
-            let lines = match read.map_err(std::io::Error::other).and_then(|lines| lines) {
-                Ok(lines) => lines,
-                Err(error) => {
-                    tracing::error!(session = %session_id, %error, "the spool cannot be read");
-                    return Ok(None);
-                }
-            };
-            if let Some(last) = lines.last() {
-                self.flow.sent(session_id, last.seq, now);
-                return Ok(Some(FromAgent::Output { session_id, lines }));
-            }
+        let Some((session_id, from)) = self.flow.next(&self.shared.spool.pending(), now) else {
             return Ok(None);
-        }
-        Ok(None)
+        };
+        let spool = self.shared.spool.clone();
+        let read = tokio::task::spawn_blocking(move || spool.batch(session_id, from)).await;
+        let lines = read.map_err(io::Error::other).flatten().unwrap_or_else(|error| {
+            tracing::error!(session = %session_id, %error, "the spool cannot be read");
+            Vec::new()
+        });
+        let Some(last) = lines.last() else { return Ok(None) };
+        self.flow.sent(session_id, last.seq, now);
+        Ok(Some(FromAgent::Output { session_id, lines }))
     }
 
     fn deadline(&self) -> Instant {
@@ -238,10 +238,10 @@ impl<'a> Conversation<'a> {
             }
             ToAgent::Error { code, message, fatal } => {
                 tracing::error!(%code, fatal, "the server says: {message}");
-                if fatal {
-                    Err(Lost::Told { code, message })
-                } else {
-                    Ok(())
+                match fatal {
+                    true if code == UNREGISTERED => Err(Lost::Unregistered),
+                    true => Err(Lost::Told { code, message }),
+                    false => Ok(()),
                 }
             }
         }
@@ -303,11 +303,14 @@ impl<'a> Conversation<'a> {
             self.flow.begin(session.session_id, session.last_seq);
             self.stored(session.session_id, session.last_seq);
         }
-        let unknown = |pending: &Pending| !known.iter().any(|known| known.session_id == pending.session_id);
-        for pending in self.shared.spool.pending().into_iter().filter(unknown) {
-            tracing::warn!(session = %pending.session_id, "the server does not know this session: its output is dropped");
-            self.shared.spool.forget(pending.session_id);
-            self.own.standing.forget(pending.session_id);
+        let is_known = |session: SessionId| known.iter().any(|known| known.session_id == session);
+        for session in std::mem::take(&mut self.named)
+            .into_iter()
+            .filter(|session| !is_known(*session))
+        {
+            tracing::warn!(session = %session, "the server does not know this session: its output is dropped");
+            self.shared.spool.forget(session);
+            self.own.standing.forget(session);
         }
     }
 

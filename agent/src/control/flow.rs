@@ -48,7 +48,7 @@ impl Flow {
     pub fn next(&mut self, pending: &[Pending], now: Instant) -> Option<(SessionId, i64)> {
         let mut ready: Vec<_> = pending
             .iter()
-            .filter_map(|pending| self.from_line(pending, now))
+            .filter_map(|pending| self.waiting(pending, now))
             .collect();
         ready.sort_unstable();
         let after_last = ready.iter().find(|(session, _)| Some(*session) > self.last);
@@ -57,7 +57,7 @@ impl Flow {
         Some(chosen)
     }
 
-    fn from_line(&mut self, pending: &Pending, now: Instant) -> Option<(SessionId, i64)> {
+    fn waiting(&mut self, pending: &Pending, now: Instant) -> Option<(SessionId, i64)> {
         let flight = self.sessions.entry(pending.session_id).or_default();
         if flight.due.is_some_and(|due| now >= due) {
             tracing::warn!(session = %pending.session_id, "output was not acknowledged; it is sent again");

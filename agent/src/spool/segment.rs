@@ -128,9 +128,10 @@ impl Lines {
         let file = self.appender()?;
         let last = self.segments.back_mut().expect("rolled to one");
         if let Err(error) = (&*file).write_all(bytes) {
-            // What was written of it would stand before the next record. The file is opened anew, at its sound end.
-            let _ = file.set_len(last.bytes);
-            self.file = None;
+            // What was written of it would stand before the next record. If it stays, the file is opened anew, at its sound end.
+            if file.set_len(last.bytes).is_err() {
+                self.file = None;
+            }
             return Err(error);
         }
         last.bytes += bytes.len() as u64;
@@ -150,8 +151,8 @@ impl Lines {
     }
 
     /// The file that has to be synchronised for the lines so far to outlive a power cut.
-    pub fn appended(&self) -> Option<Arc<File>> {
-        self.file.clone()
+    pub fn appended(&mut self) -> io::Result<Arc<File>> {
+        self.appender()
     }
 
     fn roll(&mut self) -> io::Result<()> {

@@ -1,5 +1,7 @@
 //! The agent against a server on real sockets: its connection, and the program as people start it.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 mod connection;
 mod program;
 mod server;

@@ -102,7 +102,10 @@ async fn it_registers_runs_tells_its_status_and_ends_when_asked() {
     let moved = register(&other, &dir, "acer_other").await;
     assert!(moved.status.success(), "{}", text(&moved.stderr));
     *server.registration_token.lock().unwrap() = Some("acer_again".to_owned());
-    assert!(register(&server, &dir, "acer_again").await.status.success(), "and back to the first");
+    assert!(
+        register(&server, &dir, "acer_again").await.status.success(),
+        "and back to the first"
+    );
 
     assert_eq!(status(&dir).await.0, Some(1), "none runs");
     let running = agent(&dir, &["run"]).spawn().unwrap();

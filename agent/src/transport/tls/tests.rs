@@ -148,7 +148,9 @@ fn a_ca_file_without_certificates_is_told_at_once() {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in [("empty.pem", Some("nothing")), ("none.pem", None)] {
         let path = dir.path().join(name);
-        text.map(|text| std::fs::write(&path, text).unwrap());
+        if let Some(text) = text {
+            std::fs::write(&path, text).unwrap();
+        }
         let url = GatewayUrl::parse("https://localhost", "test", BreakGlass::Closed).unwrap();
         let trust = Trust {
             ca_file: Some(path),
