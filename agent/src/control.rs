@@ -175,10 +175,7 @@ impl Control {
     /// One connection, by whichever transport there is.
     async fn connect(&mut self, stop: &CancellationToken) -> Lost {
         let Some(token) = self.token() else {
-            return Lost::Told {
-                code: "unauthorized".to_owned(),
-                message: "this machine has no agent token: register it (ace-agent register)".to_owned(),
-            };
+            return Lost::NoToken;
         };
         self.shared.learn(token.expose());
         let lost = match self.open_ws(&token, stop).await {

@@ -9,6 +9,11 @@ use crate::{http::HttpError, transport::DialError};
 /// The end of a connection, or of an attempt at one.
 #[derive(Debug, thiserror::Error)]
 pub enum Lost {
+    #[error(
+        "this machine has no agent token: register it (ace-agent register --server URL --token TOKEN), or put a registration_token \
+         into config.json"
+    )]
+    NoToken,
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error(transparent)]
@@ -91,6 +96,7 @@ impl Lost {
             Self::Told { code, .. } if UNAUTHORIZED.contains(&code.as_str()) => Next::Unauthorized,
             Self::Told { code, .. } if CONFLICTS.contains(&code.as_str()) => Next::LongWait,
             Self::Speechless { .. } => Next::OtherTransport,
+            Self::NoToken => Next::Unauthorized,
             Self::Rotated => Next::Now,
             Self::Unregistered | Self::Stopping => Next::End,
             _ => Next::Retry(None),

@@ -165,7 +165,7 @@ impl Server {
     }
 
     /// 401 for what is not a good token.
-    fn check(&self, headers: &HeaderMap) -> Result<(), Response> {
+    fn check(&self, headers: &HeaderMap) -> Result<(), (StatusCode, Json<Value>)> {
         self.attempts.fetch_add(1, SeqCst);
         let value = headers.get("authorization").and_then(|value| value.to_str().ok());
         let token = value
@@ -176,7 +176,7 @@ impl Server {
             return Ok(());
         }
         let body = json!({ "error": "the agent token is not good", "code": "invalid_agent_token" });
-        Err((StatusCode::UNAUTHORIZED, Json(body)).into_response())
+        Err((StatusCode::UNAUTHORIZED, Json(body)))
     }
 
     /// `None` where the connection is to be cut.
@@ -242,7 +242,7 @@ async fn upgrade(
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Response {
     if let Err(refusal) = server.check(&headers) {
-        return refusal;
+        return refusal.into_response();
     }
     if !server.websockets.load(SeqCst) {
         return StatusCode::METHOD_NOT_ALLOWED.into_response();
@@ -283,7 +283,7 @@ fn text(message: &ToAgent) -> Message {
 /// The long poll, with a shorter patience than a real server's.
 async fn message(State(server): State<Arc<Server>>, headers: HeaderMap, body: Bytes) -> Response {
     if let Err(refusal) = server.check(&headers) {
-        return refusal;
+        return refusal.into_response();
     }
     let sync: Sync = serde_json::from_slice(&body).unwrap();
     let mut messages = Vec::new();
