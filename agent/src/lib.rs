@@ -2,6 +2,7 @@
 //!
 //! It opens outbound connections only. The one socket it listens on is the relay's, on 127.0.0.1.
 
+pub mod adapter;
 pub mod command;
 pub mod config;
 pub mod control;
