@@ -13,7 +13,7 @@ pub mod install;
 mod launch;
 mod template;
 
-pub use launch::{Given, Mismatch};
+pub use launch::{Given, Mismatch, is_plain_name};
 use template::Template;
 
 /// How a CLI is found, started and spoken to.

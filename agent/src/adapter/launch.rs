@@ -107,8 +107,7 @@ impl Adapter {
     /// A name becomes an argument, and part of JSON or TOML: it must not be able to become another one.
     fn plain(&self, what: &str, name: Option<&str>, feature: Feature) -> Result<(), Mismatch> {
         let Some(name) = name else { return Ok(()) };
-        let odd = |c: char| c.is_control() || c.is_whitespace() || "\"'\\`${}".contains(c);
-        if name.is_empty() || name.len() > 256 || name.starts_with('-') || name.contains(odd) {
+        if !is_plain_name(name) {
             let message = format!("`{}` is no name of a {what}", name.escape_debug());
             return Err(Failure {
                 code: FailureCode::Invalid,
@@ -124,6 +123,12 @@ impl Adapter {
         }
         Ok(())
     }
+}
+
+/// Whether a name of a model, a mode or a conversation is one: it cannot be taken for an option, or end a quoted text.
+pub fn is_plain_name(name: &str) -> bool {
+    let odd = |c: char| c.is_control() || c.is_whitespace() || "\"'\\`${}".contains(c);
+    !name.is_empty() && name.len() <= 256 && !name.starts_with('-') && !name.contains(odd)
 }
 
 struct Filler<'a> {

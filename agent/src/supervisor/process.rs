@@ -1,0 +1,274 @@
+//! The CLI of a session: how it is started and ended, and what it tells.
+
+use ace_policies::{
+    session::Report,
+    wire::{Failure, FailureCode, FromAgent},
+};
+use uuid::Uuid;
+
+use super::{
+    Effect, End, Limits, done, failure,
+    session::{Given, Process, Session, Then},
+};
+use crate::driver::{Exit, Refused, Told};
+
+impl Session {
+    pub(super) fn spawn(&mut self, limits: &Limits, now: i64, out: &mut Vec<Effect>) {
+        self.saved.processes += 1;
+        let (session_id, process) = (self.id(), self.saved.processes);
+        self.process = Process::Starting {
+            number: process,
+            since_ms: now,
+        };
+        self.stale = false;
+        self.ask_for_a_token(limits, now, out);
+        out.push(self.save());
+        out.push(Effect::Spawn {
+            session_id,
+            process,
+            start: Box::new(self.saved.start.clone()),
+        });
+    }
+
+    pub(super) fn end_process(&mut self, then: Then, limits: &Limits, out: &mut Vec<Effect>) {
+        let (Process::Starting { number, .. } | Process::Ready { number }) = self.process else {
+            return;
+        };
+        self.process = Process::Ending { number, then };
+        self.withdraw_all(out);
+        out.push(Effect::End {
+            session_id: self.id(),
+            process: number,
+            grace_ms: limits.grace_ms,
+        });
+    }
+
+    pub(super) fn told(&mut self, told: Told, limits: &Limits, now: i64, out: &mut Vec<Effect>) {
+        match told {
+            Told::Ready => self.ready(limits, now, out),
+            Told::Failed(why) => self.failed(&failure(FailureCode::Failed, why), limits, now, out),
+            Told::Conversation(name) => self.conversation(name, out),
+            Told::Asked {
+                request_id,
+                tool_name,
+                input,
+            } => {
+                let name = format!("{}-{}-{request_id}", self.saved.start.run, self.saved.processes);
+                let (session_id, run) = (self.id(), self.saved.start.run);
+                let asked = FromAgent::Approval {
+                    session_id,
+                    run,
+                    request_id: name.clone(),
+                    tool_name,
+                    input,
+                };
+                self.asked.insert(name, (request_id, asked.clone()));
+                out.push(Effect::Say(asked));
+            }
+            Told::Withdrawn(request_id) => {
+                let name = self
+                    .asked
+                    .iter()
+                    .find(|(_, (id, _))| *id == request_id)
+                    .map(|(name, _)| name.clone());
+                if let Some(request_id) = name {
+                    self.asked.remove(&request_id);
+                    out.push(Effect::Say(FromAgent::ApprovalCancelled {
+                        session_id: self.id(),
+                        request_id,
+                    }));
+                }
+            }
+            Told::TurnEnded(error) => self.turn_ended(error, limits, now, out),
+        }
+    }
+
+    fn ready(&mut self, limits: &Limits, now: i64, out: &mut Vec<Effect>) {
+        let Process::Starting { number, .. } = self.process else {
+            return;
+        };
+        self.process = Process::Ready { number };
+        self.idle_ms = now;
+        if let Some(id) = self.saved.starting.take() {
+            out.extend([self.save(), self.status_now(), done(id, None)]);
+        }
+        self.go_on(limits, now, out);
+    }
+
+    fn conversation(&mut self, name: String, out: &mut Vec<Effect>) {
+        if self.saved.start.resume_id.as_ref() != Some(&name) {
+            self.saved.start.resume_id = Some(name);
+            out.extend([self.save(), self.status_now()]);
+        }
+    }
+
+    fn turn_ended(&mut self, error: Option<String>, limits: &Limits, now: i64, out: &mut Vec<Effect>) {
+        self.saved.busy = false;
+        self.idle_ms = now;
+        self.withdraw_all(out);
+        let state = if self.saved.paused {
+            Report::Paused
+        } else {
+            Report::Running
+        };
+        out.extend([self.save(), self.status(state, error)]);
+        if let (Some(_), true, Some(process)) = (self.interrupted_ms.take(), self.saved.paused, self.number()) {
+            out.push(Effect::Hold {
+                session_id: self.id(),
+                process,
+                held: true,
+            });
+        }
+        self.go_on(limits, now, out);
+    }
+
+    /// The CLI has taken what it was given, or not.
+    pub(super) fn taken(
+        &mut self,
+        tag: Option<Uuid>,
+        refused: Option<Refused>,
+        limits: &Limits,
+        now: i64,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(id) = tag else { return };
+        if self.saved.handed == Some(id) {
+            return self.message_taken(id, refused, limits, now, out);
+        }
+        let Some(at) = self.given.iter().position(|given| given.command_id == id) else {
+            return;
+        };
+        let given = self.given.remove(at);
+        match refused {
+            None => out.push(done(id, None)),
+            Some(Refused::Restart) => self.restart_for(given, limits, now, out),
+            Some(Refused::Never(why)) => self.refuse(given, why, out),
+        }
+    }
+
+    fn message_taken(&mut self, id: Uuid, refused: Option<Refused>, limits: &Limits, now: i64, out: &mut Vec<Effect>) {
+        self.saved.handed = None;
+        let Some(why) = refused else {
+            self.saved.spoken = true;
+            return out.extend([self.save(), done(id, None)]);
+        };
+        let why = match why {
+            Refused::Never(why) => why,
+            Refused::Restart => "the CLI takes no messages".to_owned(),
+        };
+        out.push(done(id, Some(failure(FailureCode::Unsupported, why))));
+        self.turn_ended(None, limits, now, out);
+    }
+
+    /// A setting that is an argument: with the next process, where the conversation can be gone on with.
+    fn restart_for(&mut self, given: Given, limits: &Limits, now: i64, out: &mut Vec<Effect>) {
+        if self.saved.spoken && self.saved.start.resume_id.is_none() {
+            let why = "the CLI cannot change that in the middle of a conversation".to_owned();
+            return self.refuse(given, why, out);
+        }
+        self.stale = true;
+        out.push(done(given.command_id, None));
+        self.go_on(limits, now, out);
+    }
+
+    fn refuse(&mut self, given: Given, why: String, out: &mut Vec<Effect>) {
+        if let Some((model, permission_mode)) = given.before {
+            (self.saved.start.model, self.saved.start.permission_mode) = (model, permission_mode);
+            out.push(self.save());
+        }
+        out.push(done(given.command_id, Some(failure(FailureCode::Unsupported, why))));
+    }
+
+    /// Nothing is left of the process.
+    pub(super) fn exited(&mut self, end: &End, limits: &Limits, now: i64, out: &mut Vec<Effect>) {
+        let process = std::mem::replace(&mut self.process, Process::None);
+        self.withdraw_all(out);
+        self.settle(out);
+        if self.forgotten {
+            if let Process::Ending {
+                then: Then::Stop(Some(id)),
+                ..
+            } = process
+            {
+                out.push(done(id, None));
+            }
+            return out.extend([Effect::Close(self.id()), Effect::Forget(self.id())]);
+        }
+        match (process, end) {
+            (
+                Process::Ending {
+                    then: Then::Stop(id), ..
+                },
+                _,
+            ) => self.stopped(id, out),
+            (
+                Process::Ending {
+                    then: Then::Wait | Then::Fail,
+                    ..
+                },
+                _,
+            ) => self.turn_lost("the agent is ending", out),
+            (Process::Ending { .. }, _) => self.turn_lost("it was ended", out),
+            (Process::Starting { .. }, End::NotStarted(why)) => return self.failed(why, limits, now, out),
+            (Process::Starting { .. }, End::Exit(exit)) => {
+                let why = format!("the CLI {} before it was ready", exit.describe());
+                return self.failed(&failure(FailureCode::Failed, why), limits, now, out);
+            }
+            (_, End::Exit(exit)) => self.died(exit, out),
+            (_, End::NotStarted(why)) => self.turn_lost(&why.message, out),
+        }
+        self.go_on(limits, now, out);
+    }
+
+    /// What a dead CLI was given and did not confirm cannot be told from what it never got.
+    fn settle(&mut self, out: &mut Vec<Effect>) {
+        let lost = failure(FailureCode::Interrupted, "the CLI ended while it was given this");
+        let given = std::mem::take(&mut self.given)
+            .into_iter()
+            .map(|given| given.command_id);
+        let given = given.chain(self.saved.handed.take());
+        out.extend(given.map(|id| done(id, Some(lost.clone()))));
+        self.interrupted_ms = None;
+    }
+
+    fn died(&mut self, exit: &Exit, out: &mut Vec<Effect>) {
+        let words = format!("the CLI {}", exit.describe());
+        if self.saved.busy {
+            return self.turn_lost(&words, out);
+        }
+        if exit.code == 0 && self.saved.queue.is_empty() {
+            return self.over(Report::Completed, None, out);
+        }
+        out.push(self.note(&format!("{words}; the next message starts it again")));
+    }
+
+    /// A turn has no one who works on it any more.
+    pub(super) fn turn_lost(&mut self, why: &str, out: &mut Vec<Effect>) {
+        if !self.saved.busy {
+            return;
+        }
+        self.saved.busy = false;
+        let text = format!("the turn was lost: {why}");
+        let result = crate::driver::failed_turn(&text);
+        let state = if self.saved.paused {
+            Report::Paused
+        } else {
+            Report::Running
+        };
+        out.extend([self.print(&result), self.save(), self.status(state, Some(text))]);
+    }
+
+    /// The CLI cannot be used. A session that begins is over with it; else the message that it was started for.
+    fn failed(&mut self, why: &Failure, limits: &Limits, now: i64, out: &mut Vec<Effect>) {
+        self.end_process(Then::Fail, limits, out);
+        out.push(self.note(&why.message));
+        if let Some(id) = self.saved.starting.take() {
+            out.push(done(id, Some(why.clone())));
+            return self.over(Report::Error, Some(why.message.clone()), out);
+        }
+        if let Some(queued) = self.saved.queue.pop_front() {
+            out.extend([self.save(), done(queued.command_id, Some(why.clone()))]);
+        }
+        self.go_on(limits, now, out);
+    }
+}
