@@ -47,7 +47,7 @@ pub fn run(args: &GuardArgs) -> ExitCode {
         watch(&args.command)
     };
     match done {
-        // Not a return: a thread may still wait on the standard input.
+        // Not a return: that thread would be waited for.
         Ok(code) => std::process::exit(code),
         Err(error) => {
             let name = args.command.first().map(|name| name.to_string_lossy());
@@ -72,7 +72,7 @@ fn become_the_cli(command: &[OsString]) -> io::Error {
 fn watch(command: &[OsString]) -> io::Result<i32> {
     // One thread: the kernel ties the CLI's life to the thread that started it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         let mut children = signal(SignalKind::child())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut hang_up = signal(SignalKind::hangup())?;
@@ -89,7 +89,10 @@ fn watch(command: &[OsString]) -> io::Result<i32> {
             }
         }
         Ok(guard.code)
-    })
+    });
+    // A thread may still wait on the standard input: it is not waited for.
+    runtime.shutdown_background();
+    done
 }
 
 fn listen() -> mpsc::Receiver<Order> {
