@@ -292,6 +292,7 @@ impl Acp {
     fn finish(&mut self, acts: &mut Acts) {
         self.prompting = false;
         self.pieces.end(acts);
+        self.tools.close(acts);
         self.withdraw_all(acts);
     }
 

@@ -24,7 +24,8 @@ impl Tools {
         let done = matches!(text(update, "/status"), Some("completed" | "failed"));
         let tool = self.0.entry(id.to_owned()).or_default();
         tool.learn(update);
-        if done || tool.is_known() {
+        // While it is pending the arguments may not be all there.
+        if done || (tool.is_known() && text(update, "/status") != Some("pending")) {
             tool.tell(id, acts);
         }
         if done {
@@ -44,7 +45,15 @@ impl Tools {
             tool.input = json!({ "title": call["title"], "content": call["content"] });
         }
         tool.tell(id, acts);
-        (tool.name.clone(), tool.input.clone())
+        let asked_for = Some(&call["rawInput"]).filter(|input| is_something(input));
+        (tool.name.clone(), asked_for.unwrap_or(&tool.input).clone())
+    }
+
+    /// The turn is over: what was told and is not done was not carried out.
+    pub fn close(&mut self, acts: &mut Acts) {
+        for (id, _) in std::mem::take(&mut self.0).into_iter().filter(|(_, tool)| tool.told) {
+            acts.event(&events::tool_result(&id, &json!("not carried out"), true));
+        }
     }
 }
 
