@@ -16,7 +16,7 @@ use running::{News, Running};
 
 use crate::{
     adapter::{Adapter, Feature, Given},
-    driver::{Act, Acts, Driver, Exit, Input, Refused, Setting},
+    driver::{Act, Acts, Driver, Exit, Input, Refused, Setting, Told},
     process::{Order, Process, Sign, environment::Environment, lines},
     supervisor::{End, Event, ProcessNumber},
     uplink::Up,
@@ -297,6 +297,8 @@ impl Talk {
                 Act::Write(bytes) => self.order(Order::Write(bytes)),
                 Act::Close => self.order(Order::Close),
                 Act::Print(stream, data) => self.print(stream, data),
+                // A name that is of no use later would only be tried in vain.
+                Act::Tell(Told::Conversation(_)) if !self.conversation.adapter.can(Feature::Resume) => {}
                 Act::Tell(told) => {
                     let (session_id, process) = (self.conversation.session_id, self.conversation.number);
                     self.conversation

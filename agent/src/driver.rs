@@ -83,6 +83,8 @@ pub enum Told {
     },
     /// It does not wait for an answer any more.
     Withdrawn(String),
+    /// It has not taken what it was given after all; with what it said.
+    Rejected(String),
     /// The turn is over; with what went wrong.
     TurnEnded(Option<String>),
 }
@@ -128,11 +130,6 @@ impl Acts {
 
     fn pass(&mut self, line: Vec<u8>) {
         self.0.push(Act::Print(Stream::Stdout, line));
-    }
-
-    fn note(&mut self, text: &str) {
-        self.0
-            .push(Act::Print(Stream::System, format!("{text}\n").into_bytes()));
     }
 
     fn tell(&mut self, told: Told) {

@@ -157,7 +157,9 @@ impl Story {
     }
 
     async fn changes_its_model(&self, machine: &mut Machine) {
-        let Some(model) = self.other_model else { return };
+        let Some(model) = self.other_model else {
+            return;
+        };
         let session_id = machine.session;
         machine
             .command(Command::UpdateModel {
@@ -172,7 +174,7 @@ impl Story {
             .rfind(r#""subtype":"init""#)
             .map(|at| machine.text()[at.saturating_sub(300)..].to_owned());
         assert!(
-            self.cli == "codex" || init.is_some_and(|init| init.contains(model)),
+            ["codex", "gemini-cli"].contains(&self.cli) || init.is_some_and(|init| init.contains(model)),
             "{}",
             machine.text()
         );
@@ -180,7 +182,7 @@ impl Story {
 
     async fn goes_on_in_a_new_process(&self, machine: &mut Machine) {
         let Some(earlier) = resume_id(machine) else {
-            assert_eq!(self.cli, "openclaw", "{:#?}", machine.said);
+            assert_eq!(self.cli, "gemini-cli", "{:#?}", machine.said);
             return;
         };
         machine.stop_session().await;
@@ -253,7 +255,7 @@ async fn gemini_cli() {
     let story = Story {
         cli: "gemini-cli",
         model: Some("gemini-mock"),
-        other_model: Some("gemini-other"),
+        other_model: Some("gemini-2.5-pro"),
         permission_mode: None,
         tool,
     };

@@ -189,7 +189,10 @@ impl Acp {
             (Call::Prompt, Err(error)) => self.turn_failed(&error.message, acts),
             (Call::Initialize | Call::New | Call::Load, Err(error)) => acts.tell(Told::Failed(error.message)),
             (Call::Change(what), Err(error)) => {
-                acts.note(&format!("the CLI was asked for {what} and said: {}", error.message));
+                acts.tell(Told::Rejected(format!(
+                    "the CLI was asked for {what} and said: {}",
+                    error.message
+                )));
             }
             (Call::Change(_), Ok(_)) => {}
         }

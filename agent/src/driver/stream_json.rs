@@ -23,6 +23,8 @@ pub struct StreamJson {
     /// What the CLI asks, with the input that it wants to use a tool with.
     asked: HashMap<String, Value>,
     conversation: Option<String>,
+    /// The turn is being ended because somebody asked for it: that it ends badly is no news.
+    interrupted: bool,
 }
 
 const INITIALIZE: &str = "initialize";
@@ -36,6 +38,7 @@ impl StreamJson {
             asking: HashMap::new(),
             asked: HashMap::new(),
             conversation: None,
+            interrupted: false,
         }
     }
 
@@ -51,9 +54,11 @@ impl StreamJson {
         match input {
             Input::Message(message) => {
                 let content = content(&message)?;
+                self.interrupted = false;
                 acts.write(&json!({ "type": "user", "message": { "role": "user", "content": content } }));
             }
             Input::Interrupt => {
+                self.interrupted = true;
                 self.ask("to end the turn", json!({ "subtype": "interrupt" }), acts);
             }
             Input::Answer {
@@ -120,7 +125,10 @@ impl StreamJson {
         match (what, error) {
             (INITIALIZE, None) => acts.tell(Told::Ready),
             (INITIALIZE, Some(error)) => acts.tell(Told::Failed(error.to_owned())),
-            (what, Some(error)) => acts.note(&format!("the CLI was asked for {what} and said: {error}")),
+            (what, Some(error)) => {
+                let words = format!("the CLI was asked for {what} and said: {error}");
+                acts.tell(Told::Rejected(words));
+            }
             _ => {}
         }
     }
@@ -161,7 +169,7 @@ impl StreamJson {
         for (request_id, _) in self.asked.drain() {
             acts.tell(Told::Withdrawn(request_id));
         }
-        let failed = event["is_error"].as_bool().unwrap_or(false);
+        let failed = event["is_error"].as_bool().unwrap_or(false) && !self.interrupted;
         let words = text(event, "/result").or_else(|| text(event, "/error/message"));
         let words = words.or_else(|| text(event, "/subtype")).unwrap_or("error");
         acts.tell(Told::TurnEnded(failed.then(|| words.to_owned())));

@@ -22,6 +22,10 @@ impl Session {
         };
         self.stale = false;
         self.ask_for_a_token(limits, now, out);
+        if self.saved.spoken && self.saved.start.resume_id.is_none() {
+            out.push(self.note("the CLI cannot go on with its conversation: it begins a new one"));
+            self.saved.spoken = false;
+        }
         out.push(self.save());
         out.push(Effect::Spawn {
             session_id,
@@ -77,6 +81,13 @@ impl Session {
                         session_id: self.id(),
                         request_id,
                     }));
+                }
+            }
+            Told::Rejected(why) => {
+                out.push(self.note(&why));
+                if let Some((model, permission_mode)) = self.before.take() {
+                    (self.saved.start.model, self.saved.start.permission_mode) = (model, permission_mode);
+                    out.push(self.save());
                 }
             }
             Told::TurnEnded(error) => self.turn_ended(error, limits, now, out),
@@ -140,7 +151,10 @@ impl Session {
         };
         let given = self.given.remove(at);
         match refused {
-            None => out.push(done(id, None)),
+            None => {
+                self.before = given.before;
+                out.push(done(id, None));
+            }
             Some(Refused::Restart) => self.restart_for(given, limits, now, out),
             Some(Refused::Never(why)) => self.refuse(given, why, out),
         }

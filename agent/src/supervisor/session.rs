@@ -22,6 +22,8 @@ pub struct Session {
     pub(super) process: Process,
     /// Commands whose inputs the CLI was given, until it has them.
     pub(super) given: Vec<Given>,
+    /// Model and permission mode before the latest change, should the CLI reject it.
+    pub(super) before: Option<(Option<String>, Option<String>)>,
     /// Questions that wait for people: as the server names them, what the CLI calls them and what was said about them.
     pub(super) asked: BTreeMap<String, (String, FromAgent)>,
     pub(super) interrupted_ms: Option<i64>,
@@ -77,6 +79,7 @@ impl Session {
             saved,
             process: Process::None,
             given: Vec::new(),
+            before: None,
             asked: BTreeMap::new(),
             interrupted_ms: None,
             idle_ms: 0,

@@ -597,6 +597,29 @@ fn a_setting_is_changed_at_once_or_with_the_next_process_or_not_at_all() {
 }
 
 #[test]
+fn a_setting_that_the_cli_rejects_later_is_taken_back() {
+    let mut world = World::ready();
+    world.command(model("good"));
+    world.taken(1, None);
+    world.command(model("bad"));
+    world.taken(1, None);
+    check(
+        world.told(1, Told::Rejected("no such model".to_owned())),
+        ["system: no such model"],
+    );
+    world.exited(1, exit(1));
+    check(world.command(say("one")), ["ack 4", "spawn 2 new good"]);
+}
+
+#[test]
+fn a_conversation_that_cannot_be_gone_on_with_is_said_to_be_lost() {
+    let mut world = World::busy();
+    world.exited(1, exit(3));
+    let lost = "system: the CLI cannot go on with its conversation: it begins a new one";
+    check(world.command(say("two")), ["ack 3", lost, "spawn 2 new -"]);
+}
+
+#[test]
 fn an_idle_cli_is_ended_and_the_session_goes_on() {
     let mut world = World::busy();
     world.told(1, Told::Conversation("c".to_owned()));
