@@ -6,6 +6,7 @@ mod doctor;
 mod service;
 
 use std::{
+    ffi::OsString,
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
@@ -28,6 +29,10 @@ use crate::{
     token_file::TokenFile,
     transport::{BREAK_GLASS, GatewayUrl, Proxies, TransportError},
 };
+
+mod clis;
+
+use clis::ClisArgs;
 
 /// The agent of ACE Gateway on a remote machine.
 #[derive(Parser)]

@@ -63,7 +63,7 @@ impl Machine {
         let dir = tempfile::tempdir().unwrap();
         let project = dir.path().join("project");
         fs::create_dir(&project).unwrap();
-        let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/world/fake_cli.py");
+        let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/machine/fake_cli.py");
         let row = format!(
             "id = \"fake\"\nexecutable = \"python3\"\ndriver = \"stream_json\"\n\
              features = [\"resume\", \"model\", \"permission_mode\", \"approvals\", \"abort\"]\n\
@@ -305,7 +305,7 @@ impl Machine {
     /// Ends the agent as a service manager does, and waits for it.
     pub async fn shut_down(&mut self) {
         self.stop.cancel();
-        while let Some(Some(up)) = timeout(PATIENCE, self.up.as_mut().unwrap().recv()).await.ok() {
+        while let Ok(Some(up)) = timeout(PATIENCE, self.up.as_mut().unwrap().recv()).await {
             self.keep(up);
         }
         self.runner.take().unwrap().await.unwrap();

@@ -1,20 +1,18 @@
 //! The guard, without the rest of the agent.
 
-mod world;
-
 use std::{
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use world::{in_directory, kill};
+use crate::world::{in_directory, kill};
 
 /// Daemons that left the group, one that ignores being asked, and one that is held.
 const FAMILY: &str =
     "trap '' TERM; setsid sh -c 'trap \"\" TERM; sleep 600 & sleep 600' & (setsid sleep 600 &) ; sleep 600 & wait";
 
 fn wait_for(dir: &std::path::Path, enough: impl Fn(usize) -> bool) {
-    let deadline = Instant::now() + world::PATIENCE;
+    let deadline = Instant::now() + crate::world::PATIENCE;
     while !enough(in_directory(dir).len()) {
         assert!(Instant::now() < deadline, "{:#?}", in_directory(dir));
         std::thread::sleep(Duration::from_millis(20));

@@ -1,14 +1,12 @@
 //! Sessions on a machine, with CLIs that behave and CLIs that do not.
 
-mod world;
-
 use std::{fs, time::Duration};
 
+use crate::world::{Machine, kill};
 use ace_policies::{
     session::Report,
     wire::{Behavior, Command, FailureCode, FromAgent, Stream},
 };
-use world::{Machine, kill};
 
 async fn machine() -> Machine {
     let mut machine = Machine::new();
@@ -209,7 +207,7 @@ async fn held_processes_stand_still_and_go_on() {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
     };
-    let deadline = std::time::Instant::now() + world::PATIENCE;
+    let deadline = std::time::Instant::now() + crate::world::PATIENCE;
     while state(&machine) != 'T' {
         assert!(std::time::Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -319,4 +317,39 @@ async fn a_session_that_the_server_does_not_know_is_ended() {
             ..
         }
     )));
+}
+
+/// Not a test: what the test below kills. It runs a session in `ACE_TEST_PROJECT` and waits for its end.
+#[tokio::test]
+#[ignore = "is run by another test"]
+async fn as_an_agent() {
+    let Ok(project) = std::env::var("ACE_TEST_PROJECT") else {
+        return;
+    };
+    let mut machine = Machine::new();
+    machine.project = project.into();
+    machine.start(&[]).await;
+    machine.session("fake").await.unwrap();
+    machine.turn("daemons").await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+}
+
+#[tokio::test]
+async fn nobody_outlives_an_agent_that_is_killed_with_sessions() {
+    let machine = Machine::new();
+    let mut agent = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "sessions::as_an_agent", "--ignored"])
+        .env("ACE_TEST_PROJECT", &machine.project)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + crate::world::PATIENCE;
+    // The CLI, its guard, a child, and three daemons that have left its group.
+    while machine.processes().len() < 6 {
+        assert!(std::time::Instant::now() < deadline, "{:?}", machine.processes());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    kill(&agent.id().to_string());
+    agent.wait().unwrap();
+    machine.nobody_is_left().await;
 }

@@ -1,9 +1,7 @@
 //! The real CLIs, driven against a simulated provider.
 //!
 //! They are not part of the project and weigh gigabytes: `tests/clis/install` puts the pinned versions into `target/clis`, then
-//! `cargo test -p ace-agent --test clis -- --ignored`.
-
-mod world;
+//! `cargo test -p ace-agent --test machine -- --ignored`.
 
 use std::{
     fs,
@@ -12,8 +10,8 @@ use std::{
     process::{Child, Command as Program, Stdio},
 };
 
+use crate::world::Machine;
 use ace_policies::wire::{Behavior, Command};
-use world::Machine;
 
 /// The simulated provider of `tests/conformance`.
 struct Provider(Child, String);
