@@ -2,11 +2,11 @@
 //! the agent as well.
 
 mod agent;
+mod clis;
 mod doctor;
 mod service;
 
 use std::{
-    ffi::OsString,
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
@@ -24,15 +24,12 @@ use tracing::level_filters::LevelFilter;
 
 use crate::{
     config::{ConfigError, Environment, level_named},
+    process::guard::{self, GuardArgs},
     register::RegisterError,
     relay::{Config, Limits, Relay, token_channel},
     token_file::TokenFile,
     transport::{BREAK_GLASS, GatewayUrl, Proxies, TransportError},
 };
-
-mod clis;
-
-use clis::ClisArgs;
 
 /// The agent of ACE Gateway on a remote machine.
 #[derive(Parser)]
@@ -66,6 +63,11 @@ enum Command {
         /// The CLI's name.
         tool: String,
     },
+    /// Show the AI CLIs of this machine.
+    Clis,
+    /// Runs a CLI for the agent, and ends with it.
+    #[command(hide = true)]
+    Guard(GuardArgs),
     /// Print the version.
     Version,
 }
@@ -121,6 +123,9 @@ pub fn run(args: Args) -> ExitCode {
         Command::InstallService(args) => done(service::install(&dir, &environment, &args)),
         Command::Uninstall => done(service::uninstall(&dir, &environment)),
         Command::InstallCli { tool } => done(agent::install_cli(&dir, &environment, &tool)),
+        Command::Clis => done(clis::list(&dir, &environment)),
+        // It logs on its standard error, which is the agent's to read.
+        Command::Guard(args) => return guard::run(&args),
         Command::Version => {
             println!("ace-agent {}", crate::VERSION);
             Ok(ExitCode::SUCCESS)

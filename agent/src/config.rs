@@ -49,6 +49,10 @@ pub struct Config {
     pub generic_clis: Vec<String>,
     /// What people may look into from afar.
     pub roots: Vec<PathBuf>,
+    /// The directories that sessions may be in: the `roots` that were named. Empty means anywhere the agent's user may go.
+    pub project_roots: Vec<PathBuf>,
+    /// What AI CLIs get of the agent's environment.
+    pub cli_environment: crate::process::environment::Environment,
     /// How often a sign of life is sent.
     pub heartbeat_interval: Duration,
     /// The first wait after a lost connection.
@@ -90,6 +94,10 @@ impl Environment {
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
                 .collect(),
         )
+    }
+
+    fn all(&self) -> impl Iterator<Item = (String, String)> {
+        self.0.iter().map(|(name, value)| (name.clone(), value.clone()))
     }
 
     /// A value that is set and not blank.
@@ -167,6 +175,8 @@ impl Config {
                 .unwrap_or_else(|| DEFAULT_CLI.to_owned()),
             generic_clis: values.list("OPENACE_GENERIC_CLIS", "generic_clis")?,
             roots: roots(&values, &home, work_dir.as_deref())?,
+            project_roots: named_roots(&values, &home)?.unwrap_or_default(),
+            cli_environment: crate::process::environment::Environment::of(environment.all()),
             work_dir: work_dir.unwrap_or_else(|| home.clone()),
             home,
             heartbeat_interval: values.seconds("OPENACE_HEARTBEAT_INTERVAL", &["heartbeat_interval"], 60.0)?,
@@ -229,19 +239,25 @@ fn machine_id(values: &Values<'_>) -> Result<Option<MachineId>, ConfigError> {
 }
 
 fn roots(values: &Values<'_>, home: &Path, work_dir: Option<&Path>) -> Result<Vec<PathBuf>, ConfigError> {
-    let named = values.list("OPENACE_ROOTS", "roots")?;
-    if named.is_empty() {
-        return Ok([Some(home), work_dir]
-            .into_iter()
-            .flatten()
-            .map(Path::to_owned)
-            .collect());
+    if let Some(named) = named_roots(values, home)? {
+        return Ok(named);
     }
+    Ok([Some(home), work_dir]
+        .into_iter()
+        .flatten()
+        .map(Path::to_owned)
+        .collect())
+}
+
+/// The `roots` of the settings; none where nothing is said.
+fn named_roots(values: &Values<'_>, home: &Path) -> Result<Option<Vec<PathBuf>>, ConfigError> {
+    let named = values.list("OPENACE_ROOTS", "roots")?;
     let absolute = |text: String| match values::expand(&text, home) {
         path if path.is_absolute() => Ok(path),
         _ => Err(value_error("roots", &format!("`{text}` is not an absolute path"))),
     };
-    named.into_iter().map(absolute).collect()
+    let roots: Vec<_> = named.into_iter().map(absolute).collect::<Result<_, _>>()?;
+    Ok(Some(roots).filter(|roots| !roots.is_empty()))
 }
 
 fn value_error(place: &str, problem: &dyn std::fmt::Display) -> ConfigError {

@@ -2,7 +2,7 @@
 //!
 //! What it prints goes straight to the spool, and nothing more is read from it before that has room.
 
-use std::{collections::VecDeque, fs, io, path::PathBuf, sync::Arc};
+use std::{collections::VecDeque, fs, io, path::PathBuf, sync::Arc, time::SystemTime};
 
 use ace_policies::{
     SessionId,
@@ -18,6 +18,7 @@ use crate::{
     adapter::{Adapter, Feature, Given},
     driver::{Act, Acts, Driver, Exit, Input, Refused, Setting, Told},
     process::{Order, Process, Sign, environment::Environment, lines},
+    sessions::millis,
     supervisor::{End, Event, ProcessNumber},
     uplink::Up,
 };
@@ -37,7 +38,7 @@ pub struct Conversation {
     /// The agent's own executable.
     pub executable: PathBuf,
     /// The clock, UTC milliseconds.
-    pub now: fn() -> i64,
+    pub clock: fn() -> SystemTime,
     /// To the spool.
     pub out: mpsc::Sender<Up>,
     /// To the supervisor.
@@ -180,7 +181,7 @@ impl Talk {
     }
 
     fn up(&self, (stream, data): (Stream, Vec<u8>)) -> Up {
-        let (session_id, at) = (self.conversation.session_id, (self.conversation.now)());
+        let (session_id, at) = (self.conversation.session_id, millis((self.conversation.clock)()));
         Up::Print {
             session_id,
             stream,

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use ace_policies::Secret;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,7 @@ use crate::{
     machine::Facts,
     mask::Mask,
     register::{RegisterError, register},
-    runner,
+    sessions::{Sessions, SessionsError},
     spool::{Intake, Spool, spawn_intake},
     status::Reporter,
     transport::BREAK_GLASS,
@@ -46,6 +47,8 @@ pub enum Failed {
     Credentials(#[from] CredentialError),
     #[error("{0}")]
     Register(#[from] RegisterError),
+    #[error(transparent)]
+    Sessions(#[from] SessionsError),
     #[error("another ace-agent runs in {0}; stop it first, or give this one a directory of its own (--dir)")]
     Running(String),
     #[error("{0}")]
@@ -53,7 +56,7 @@ pub enum Failed {
     #[error("this machine was taken off the server's list; register it again to go on")]
     Unregistered,
     #[error("the sessions' part of the agent ended unasked")]
-    Sessions,
+    SessionsEnded,
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -63,6 +66,8 @@ pub enum Failed {
 pub struct World {
     pub clock: fn() -> SystemTime,
     pub chance: fn() -> f64,
+    /// Makes the key that opens one session's relay.
+    pub new_key: fn() -> Secret,
 }
 
 /// Holds a directory for one agent.
@@ -193,9 +198,10 @@ async fn serve(
         patience: None,
     };
     let intake = spawn_intake(intake, from_sessions)?;
+    let sessions = Sessions::new(config.clone())?;
     let status = Reporter::new(&config.dir, &config.server_url, credentials.machine_id(), world.clock);
     let shared = Arc::new(Shared {
-        clis: runner::clis(&config).await,
+        clis: sessions.clis().await,
         looking: Arc::new(Looking::new(&config, mask.clone())),
         status: Arc::new(status),
         clock: world.clock,
@@ -210,7 +216,7 @@ async fn serve(
     let reporting = tokio::spawn(report(shared.clone()));
     let end_sessions = CancellationToken::new();
     let uplink = Uplink { out, down: to_sessions };
-    let sessions = tokio::spawn(runner::run(uplink, config, end_sessions.clone()));
+    let sessions = tokio::spawn(sessions.run(credentials.machine_id(), world, uplink, end_sessions.clone()));
     let ended = together(
         Control::new(shared, credentials, say, said)?,
         sessions,
@@ -242,7 +248,7 @@ async fn together(
             None
         }
         end = &mut connection => Some(end.map_err(io::Error::other)?),
-        _ = &mut sessions => return Err(Failed::Sessions),
+        _ = &mut sessions => return Err(Failed::SessionsEnded),
     };
     end_sessions.cancel();
     if timeout(END_SESSIONS, sessions).await.is_err() {

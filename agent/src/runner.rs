@@ -1,50 +1,339 @@
-//! Stands where the sessions' runner goes until that is merged: this build has none, and says so to every command.
+//! The sessions of this machine at work: what the supervisor decides is done here.
+//!
+//! Each session has a relay of its own on 127.0.0.1: its CLI holds a key that opens that relay and nothing else.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use ace_policies::wire::{Cli, Failure, FailureCode, FromAgent, ToAgent};
+use ace_policies::{
+    MachineId, SessionId,
+    secret::Secret,
+    wire::{Failure, FailureCode, Start, ToAgent},
+};
+use tokio::{sync::mpsc, time::interval};
 use tokio_util::sync::CancellationToken;
 
+mod disk;
+mod home;
+
+use home::Home;
+
 use crate::{
-    config::Config,
+    adapter::{Adapters, Given},
+    conversation::{Ask, Conversation},
+    process::{directory, environment::Environment},
+    sessions::millis,
+    supervisor::{Effect, End, Event, Limits, ProcessNumber, Supervisor},
+    transport::GatewayUrl,
     uplink::{Up, Uplink},
 };
 
-/// Runs the sessions until the agent ends. `stop` asks for that: the sessions' processes are to be ended by the time it returns.
-pub async fn run(mut uplink: Uplink, _config: Arc<Config>, stop: CancellationToken) {
+/// What sessions need to run.
+#[derive(Clone)]
+pub struct Config {
+    /// The agent's own executable: it guards the CLIs.
+    pub executable: PathBuf,
+    /// Where sessions are kept: `sessions/` below it.
+    pub dir: PathBuf,
+    /// The CLIs.
+    pub adapters: Adapters,
+    /// What CLIs begin with.
+    pub environment: Environment,
+    /// The directories that sessions may be in; none means anywhere.
+    pub roots: Vec<PathBuf>,
+    /// How long and how many.
+    pub limits: Limits,
+    /// Where relays forward to.
+    pub gateway: GatewayUrl,
+    /// This machine.
+    pub machine: Option<MachineId>,
+    /// Makes a relay's key.
+    pub new_key: fn() -> Secret,
+    /// The clock.
+    pub clock: fn() -> SystemTime,
+}
+
+/// The time after which CLIs that do not end are left to their guards.
+const LAST_WAIT: Duration = Duration::from_secs(10);
+
+/// Runs the sessions until `stop`, or until the connection's side is gone; then ends all CLIs.
+pub async fn run(config: Config, uplink: Uplink, stop: CancellationToken) {
+    let (mut runner, mut news) = Runner::new(config, uplink.out.clone());
+    let mut down = uplink.down;
+    let mut ticks = interval(Duration::from_secs(1));
     loop {
-        let message = tokio::select! {
-            () = stop.cancelled() => return,
-            message = uplink.down.recv() => message,
+        let event = tokio::select! {
+            () = stop.cancelled() => break,
+            message = down.recv() => match message {
+                Some(message) => runner.understand(message),
+                None => break,
+            },
+            event = news.recv() => event,
+            _ = ticks.tick() => Some(Event::Tick),
         };
-        let command_id = match message {
-            Some(ToAgent::Command { command_id, .. }) => command_id,
-            Some(_) => continue,
-            None => return,
+        if let Some(event) = event {
+            runner.handle(event).await;
+        }
+    }
+    runner.handle(Event::Shutdown).await;
+    let ending = async {
+        while !runner.supervisor.is_quiet() {
+            let Some(event) = news.recv().await else { return };
+            runner.handle(event).await;
+        }
+    };
+    // Whatever is left then is ended by its guard.
+    tokio::time::timeout(LAST_WAIT, ending).await.ok();
+    runner.flush().await;
+}
+
+struct Runner {
+    config: Config,
+    environment: Arc<Environment>,
+    supervisor: Supervisor,
+    homes: HashMap<SessionId, Home>,
+    conversations: HashMap<(SessionId, ProcessNumber), mpsc::UnboundedSender<Ask>>,
+    news: mpsc::UnboundedSender<Event>,
+    out: mpsc::Sender<Up>,
+    /// Our own words, in order; a slow spool does not hold up the rest.
+    words: mpsc::UnboundedSender<Up>,
+    writer: tokio::task::JoinHandle<()>,
+}
+
+impl Runner {
+    fn new(config: Config, out: mpsc::Sender<Up>) -> (Self, mpsc::UnboundedReceiver<Event>) {
+        let (news, incoming) = mpsc::unbounded_channel();
+        let (words, mut waiting) = mpsc::unbounded_channel();
+        let spool = out.clone();
+        let writer = tokio::spawn(async move {
+            while let Some(word) = waiting.recv().await {
+                if spool.send(word).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let runner = Self {
+            supervisor: Supervisor::new(config.limits.clone(), disk::load(&config.dir)),
+            environment: Arc::new(config.environment.clone()),
+            homes: HashMap::new(),
+            conversations: HashMap::new(),
+            config,
+            news,
+            out,
+            words,
+            writer,
         };
-        let error = Failure {
-            code: FailureCode::Unsupported,
-            message: "this agent was built without sessions".to_owned(),
-        };
-        let done = FromAgent::Done {
-            command_id,
-            result: None,
-            error: Some(error),
-        };
-        for message in [FromAgent::Ack { command_id }, done] {
-            if uplink.out.send(Up::Say(message)).await.is_err() {
-                return;
+        (runner, incoming)
+    }
+
+    /// UTC milliseconds.
+    fn now(&self) -> i64 {
+        millis((self.config.clock)())
+    }
+
+    fn understand(&self, message: ToAgent) -> Option<Event> {
+        match message {
+            ToAgent::Welcome {
+                server_time_ms,
+                sessions,
+                ..
+            } => {
+                let clock_ahead_ms = server_time_ms - self.now();
+                Some(Event::Connected {
+                    clock_ahead_ms,
+                    known: sessions,
+                })
+            }
+            ToAgent::Command {
+                command_id,
+                expires_at_ms,
+                command,
+            } => Some(Event::Command {
+                command_id,
+                expires_at_ms,
+                command,
+            }),
+            ToAgent::Token {
+                session_id,
+                token,
+                expires_at_s,
+            } => Some(Event::Token {
+                session_id,
+                token,
+                expires_at_s,
+            }),
+            // The transport's own.
+            ToAgent::OutputAck { .. } | ToAgent::Error { .. } => None,
+        }
+    }
+
+    async fn handle(&mut self, event: Event) {
+        if let Event::Exited {
+            session_id, process, ..
+        } = &event
+        {
+            self.conversations.remove(&(*session_id, *process));
+        }
+        for effect in self.supervisor.handle(event, self.now()) {
+            self.apply(effect).await;
+        }
+    }
+
+    async fn apply(&mut self, effect: Effect) {
+        match effect {
+            Effect::Say(word) => self.word(Up::Say(word)),
+            Effect::Print {
+                session_id,
+                stream,
+                data,
+            } => {
+                let at = self.now();
+                self.word(Up::Print {
+                    session_id,
+                    stream,
+                    data,
+                    at,
+                });
+            }
+            Effect::Token {
+                session_id,
+                token,
+                until_ms,
+            } => {
+                let left_ms = until_ms - self.now();
+                self.home(session_id).publish(token, left_ms);
+            }
+            Effect::Spawn {
+                session_id,
+                process,
+                start,
+            } => self.spawn(session_id, process, *start).await,
+            Effect::Give {
+                session_id,
+                process,
+                tag,
+                input,
+            } => self.ask(session_id, process, Ask::Give { tag, input }),
+            Effect::Hold {
+                session_id,
+                process,
+                held,
+            } => self.ask(session_id, process, Ask::Hold(held)),
+            Effect::End {
+                session_id,
+                process,
+                grace_ms,
+            } => self.ask(session_id, process, Ask::End(grace_ms)),
+            Effect::Save(session_id, saved) => {
+                if let Err(error) = disk::save(&self.config.dir, &saved) {
+                    tracing::error!(%session_id, %error, "a session cannot be written to the disk");
+                }
+            }
+            Effect::Close(session_id) => drop(self.homes.remove(&session_id)),
+            Effect::Forget(session_id) => {
+                self.homes.remove(&session_id);
+                disk::forget(&self.config.dir, session_id);
             }
         }
     }
+
+    fn word(&self, word: Up) {
+        self.words.send(word).ok();
+    }
+
+    fn ask(&self, session_id: SessionId, process: ProcessNumber, ask: Ask) {
+        if let Some(conversation) = self.conversations.get(&(session_id, process)) {
+            conversation.send(ask).ok();
+        }
+    }
+
+    fn home(&mut self, session_id: SessionId) -> &mut Home {
+        let new_key = self.config.new_key;
+        self.homes.entry(session_id).or_insert_with(|| Home::new(new_key))
+    }
+
+    async fn spawn(&mut self, session_id: SessionId, number: ProcessNumber, start: Start) {
+        match self.prepare(session_id, number, start).await {
+            Ok(conversation) => {
+                let (asks, waiting) = mpsc::unbounded_channel();
+                self.conversations.insert((session_id, number), asks);
+                tokio::spawn(conversation.run(waiting));
+            }
+            Err(failure) => {
+                let end = End::NotStarted(failure);
+                self.news
+                    .send(Event::Exited {
+                        session_id,
+                        process: number,
+                        end,
+                    })
+                    .ok();
+            }
+        }
+    }
+
+    async fn prepare(
+        &mut self,
+        session_id: SessionId,
+        number: ProcessNumber,
+        start: Start,
+    ) -> Result<Conversation, Failure> {
+        let no = |code, message| Failure { code, message };
+        let adapter = self.config.adapters.find(&start.cli_tool).ok_or_else(|| {
+            no(
+                FailureCode::Unsupported,
+                format!("this machine does not know the CLI `{}`", start.cli_tool),
+            )
+        })?;
+        let project = directory::check(&start.project_path, &self.config.roots)?;
+        let dir = disk::private_dir(&self.config.dir, session_id).map_err(|error| {
+            no(
+                FailureCode::Failed,
+                format!("the session's directory cannot be made: {error}"),
+            )
+        })?;
+        let (gateway, machine) = (self.config.gateway.clone(), self.config.machine);
+        let home = self.home(session_id);
+        let url = home.open(gateway, session_id, machine).await;
+        let url = url.map_err(|error| {
+            no(
+                FailureCode::Failed,
+                format!("the session's relay cannot be started: {error}"),
+            )
+        })?;
+        let given = Given {
+            url,
+            key: home.key().to_owned(),
+            session_id: session_id.to_string(),
+            resume_id: start.resume_id,
+            model: start.model,
+            permission_mode: start.permission_mode,
+            project,
+            dir,
+        };
+        Ok(Conversation {
+            session_id,
+            number,
+            adapter,
+            given,
+            environment: Arc::clone(&self.environment),
+            executable: self.config.executable.clone(),
+            clock: self.config.clock,
+            out: self.out.clone(),
+            news: self.news.clone(),
+        })
+    }
+
+    /// The last words reach the spool.
+    async fn flush(self) {
+        drop(self.words);
+        tokio::time::timeout(LAST_WAIT, self.writer).await.ok();
+    }
 }
 
-/// The CLIs of this machine.
-pub async fn clis(_config: &Config) -> Vec<Cli> {
-    Vec::new()
-}
-
-/// Installs a CLI by its name.
-pub fn install(tool: &str, _config: &Config) -> anyhow::Result<()> {
-    anyhow::bail!("this agent was built without `{tool}` and all other CLIs")
-}
+#[cfg(test)]
+mod tests;

@@ -65,7 +65,7 @@ const MATRIX: &[Line] = &[
     ("POST", "/api/remote/command_response", r#"{"machine_id":"{machine}","request_id":"{machine}"}"#, [401, 401, 401, 401, 401, 200]),
 
     ("GET", "/api/remote/sessions", "", [401, 200, 200, 200, 200, 401]),
-    ("POST", "/api/remote/sessions", r#"{"machine_id":"{machine}","project_path":"/p"}"#, [401, 400, 400, 400, 400, 401]),
+    ("POST", "/api/remote/sessions", r#"{"machine_id":"{machine}","project_path":"/p"}"#, [401, 200, 200, 400, 200, 401]),
     ("POST", "/api/remote/sessions/bulk", r#"{"action":"archive","session_ids":[]}"#, [401, 200, 200, 200, 200, 401]),
     ("GET", "/api/remote/sessions/{session}", "", [401, 404, 200, 404, 200, 401]),
     ("GET", "/api/remote/sessions/{own_session}", "", [401, 200, 200, 404, 200, 401]),

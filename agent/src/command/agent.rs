@@ -4,6 +4,7 @@ use std::{
     io::{self, IsTerminal, Read},
     path::Path,
     process::ExitCode,
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -20,7 +21,7 @@ use crate::{
     http::Http,
     machine::Facts,
     register::{RegisterError, register as register_with},
-    runner,
+    sessions::Sessions,
     status::{Status, Transport},
 };
 
@@ -69,7 +70,8 @@ pub fn run(dir: &Path, environment: &Environment, world: World) -> ExitCode {
         Failed::Register(RegisterError::Token(_) | RegisterError::Refused { .. }) => EX_NOPERM,
         Failed::Register(_) => EX_UNAVAILABLE,
         Failed::Running(_) => EX_TEMPFAIL,
-        Failed::Sessions | Failed::Io(_) => EX_SOFTWARE,
+        Failed::Sessions(_) => EX_CONFIG,
+        Failed::SessionsEnded | Failed::Io(_) => EX_SOFTWARE,
     };
     match tracing::dispatcher::has_been_set() {
         true => tracing::error!("{error}"),
@@ -183,7 +185,7 @@ fn tell(status: &Status, world: World) {
 /// Installs a CLI that sessions can use.
 pub fn install_cli(dir: &Path, environment: &Environment, tool: &str) -> anyhow::Result<()> {
     let config = Config::new(dir, environment, &ConfigFile::read(&dir.join(FILE))?)?;
-    runner::install(tool, &config)
+    Sessions::new(Arc::new(config))?.install(tool)
 }
 
 /// The program's own clock and chance.
@@ -196,5 +198,8 @@ pub fn world() -> World {
     fn chance() -> f64 {
         rand::rng().random()
     }
-    World { clock, chance }
+    fn new_key() -> Secret {
+        super::new_local_key()
+    }
+    World { clock, chance, new_key }
 }

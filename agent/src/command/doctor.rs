@@ -4,6 +4,7 @@ use std::{
     io::{self, Write},
     path::Path,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,7 +19,7 @@ use crate::{
     credentials::Credentials,
     daemon::World,
     http::{Answer, CONNECT_PATIENCE, Http},
-    runner,
+    sessions::Sessions,
     transport::Step,
 };
 
@@ -62,11 +63,12 @@ pub fn run(dir: &Path, environment: &Environment, args: &Args, world: World) -> 
             return Ok(ExitCode::from(EX_CONFIG));
         }
     };
+    let config = Arc::new(config);
     let mut checks = vec![settings(dir, &config, &file), disk(dir)];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         checks.extend(network(&config, world).await);
-        checks.extend(clis(&config).await);
+        checks.extend(clis(config).await);
     });
     show(&checks, args.json)?;
     let failed = checks.iter().any(|check| check.level == Level::Fail);
@@ -239,11 +241,16 @@ async fn authorised(config: &Config) -> Check {
     }
 }
 
-async fn clis(config: &Config) -> Vec<Check> {
-    let found = runner::clis(config).await;
+async fn clis(config: Arc<Config>) -> Vec<Check> {
+    let sessions = match Sessions::new(config) {
+        Ok(sessions) => sessions,
+        Err(error) => return vec![Check::new("cli", Level::Fail, error.to_string())],
+    };
+    let cli_tool = sessions.cli_tool();
+    let found = sessions.clis().await;
     let installed: Vec<_> = found.iter().filter(|cli| cli.installed).collect();
     if installed.is_empty() {
-        let text = format!("no AI CLI is installed: ace-agent install-cli {}", config.cli_tool);
+        let text = format!("no AI CLI is installed: ace-agent install-cli {cli_tool}");
         return vec![Check::warn("cli", text)];
     }
     let version = |cli: &ace_policies::wire::Cli| cli.version.clone().unwrap_or_else(|| "version unknown".to_owned());
@@ -275,6 +282,7 @@ mod tests {
             let world = World {
                 clock: now,
                 chance: || 0.5,
+                new_key: || ace_policies::Secret::new(String::new()),
             };
             clock(&answer, world).level
         };

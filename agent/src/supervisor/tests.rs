@@ -30,6 +30,7 @@ fn start(number: u128, run: i64) -> Start {
         resume_id: None,
         proxy_token: "secret".to_owned(),
         proxy_token_expires_at_s: 10_000,
+        last_seq: 0,
     }
 }
 

@@ -107,7 +107,7 @@ impl Machine {
             gateway: GatewayUrl::parse(&self.gateway, "test", BreakGlass::Closed).unwrap(),
             machine: None,
             new_key: key,
-            now,
+            clock: std::time::SystemTime::now,
         };
         self.stop = CancellationToken::new();
         (self.up, self.down) = (Some(up), Some(down));
@@ -215,6 +215,7 @@ impl Machine {
             resume_id: None,
             proxy_token: "proxy-token".to_owned(),
             proxy_token_expires_at_s: now() / 1000 + 300,
+            last_seq: 0,
         }
     }
 

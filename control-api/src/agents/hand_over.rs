@@ -131,6 +131,7 @@ async fn start_with_token(
     Ok(Some(Command::StartSession(Start {
         proxy_token: token.token,
         proxy_token_expires_at_s: token.expires_at,
+        last_seq: session.last_seq,
         ..start
     })))
 }

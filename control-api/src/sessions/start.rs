@@ -66,6 +66,7 @@ pub(super) async fn push_start(record: &mut Record, row: &SessionRow, by: Option
         resume_id: row.resume_id.clone(),
         proxy_token: String::new(),
         proxy_token_expires_at_s: 0,
+        last_seq: 0,
     });
     push(record, row, &command, LIFE, None, by).await.map(drop)
 }

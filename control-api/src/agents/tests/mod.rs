@@ -104,6 +104,7 @@ pub(crate) fn start(session_id: SessionId, run: i64) -> Command {
         resume_id: None,
         proxy_token: String::new(),
         proxy_token_expires_at_s: 0,
+        last_seq: 0,
     })
 }
 
@@ -147,7 +148,7 @@ pub(crate) async fn state(world: &World, command: Uuid) -> String {
 
 /// What was told of machines and sessions, in order.
 pub(crate) async fn told(world: &World) -> Vec<String> {
-    let rows = sqlx::query("SELECT kind FROM events ORDER BY id")
+    let rows = sqlx::query("SELECT kind FROM events WHERE kind LIKE 'machine.%' OR kind LIKE 'session.%' OR kind LIKE 'approval.%' ORDER BY id")
         .fetch_all(&world.database.db.read)
         .await
         .unwrap();
