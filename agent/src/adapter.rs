@@ -254,6 +254,17 @@ impl Adapters {
         })
     }
 
+    /// The built-in rows alone.
+    pub fn built_in(generic: &[String]) -> Self {
+        let rows = BUILT_IN
+            .iter()
+            .filter_map(|(id, text)| read(id, parse(id, text).ok()?).ok());
+        Self {
+            rows: rows.map(|row| (row.id.clone(), row)).collect(),
+            generic: generic.to_vec(),
+        }
+    }
+
     /// The row for a name, or the generic one where that is allowed.
     pub fn find(&self, id: &str) -> Option<Adapter> {
         if let Some(adapter) = self.rows.get(id) {

@@ -40,6 +40,12 @@ fn args(adapter: &Adapter, given: &Given) -> String {
 }
 
 #[test]
+fn every_built_in_row_can_be_read() {
+    assert_eq!(Adapters::built_in(&[]).rows().count(), BUILT_IN.len());
+    assert_eq!(load(&[]).unwrap().rows().count(), BUILT_IN.len());
+}
+
+#[test]
 fn a_row_becomes_arguments_and_an_environment() {
     let mut claude = load(&[]).unwrap().find("claude-code").unwrap();
     let mut given = given();
