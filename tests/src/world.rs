@@ -168,6 +168,14 @@ impl World {
         self.alice = self.alice.at(&self.door);
     }
 
+    /// The same, so that those find it again who know only where it was.
+    pub async fn restart_at_the_same_address(&mut self) {
+        let port = self.door.address.port();
+        let (gateway, ready) = Program::start(command_at(port, self.state.path(), &self.environment)).await;
+        self.gateway = gateway;
+        self.metrics = address(&ready["metrics_url"]);
+    }
+
     /// Starts a gateway that takes the place of the running one, and tells that one when to hand over. Gives the old one.
     pub async fn upgrade(&mut self) -> Program {
         let mut command = command(self.state.path(), &self.environment);
@@ -398,8 +406,14 @@ fn toml(config: &Config) -> String {
 }
 
 fn command(state: &Path, environment: &[(String, String)]) -> Command {
+    command_at(0, state, environment)
+}
+
+fn command_at(port: u16, state: &Path, environment: &[(String, String)]) -> Command {
     let mut command = program("ace-gateway");
-    command.args(["--port", "0", "--json", "--state-dir"]).arg(state);
+    command
+        .args(["--port", &port.to_string(), "--json", "--state-dir"])
+        .arg(state);
     command
         .env("HOME", state)
         .envs(environment.iter().map(|(name, value)| (name, value)));

@@ -1,13 +1,11 @@
 //! The official SDKs as acceptance tests: what works against the provider works through the gateway, and the request log
 //! says what the provider says. `tests/run` prepares the Python environment that they need.
 
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use ace_tests::{Ask, Dialect, Door, Program, World};
+use ace_tests::{Ask, Dialect, Door, Mock, Program, World, classes, classes_of_row, conformance};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::process::Command;
 
 /// How long one suite may take.
@@ -32,108 +30,50 @@ async fn gemini_sdk() {
 /// Runs one SDK's suite directly and through the gateway, and compares the results and the two logs.
 async fn suite(dialect: Dialect, script: &str, base: &'static str) {
     let mock = Mock::start().await;
-    let direct = mock
-        .suite(script, "x", None, (base, &dialect.base_url(&mock.url())))
-        .await;
+    let direct = results(&mock, script, "x", None, (base, &dialect.base_url(&mock.url()))).await;
     assert!(
         direct.iter().all(|line| line.starts_with("ok ")) && direct.len() > 10,
         "{direct:#?}"
     );
-    let (world, token) = mock.behind_a_gateway(dialect).await;
+    let (world, token) = behind_a_gateway(&mock, dialect).await;
     mock.forget();
     let proxy = format!("http://{}/api/remote/llm-proxy", world.door.address);
-    let through = mock
-        .suite(script, &token, Some(KEY), (base, &dialect.base_url(&proxy)))
-        .await;
+    let through = results(&mock, script, &token, Some(KEY), (base, &dialect.base_url(&proxy))).await;
     assert_eq!(through, direct);
     compare_logs(&world, &mock).await;
 }
 
-/// The simulated provider of the conformance suite.
-struct Mock {
-    address: SocketAddr,
-    log: PathBuf,
-    _program: Program,
-    _folder: TempDir,
+/// A gateway in front of the simulated provider, with a key for one dialect, and a token of Alice's.
+async fn behind_a_gateway(mock: &Mock, dialect: Dialect) -> (World, String) {
+    let world = World::builder().without_keys().start().await;
+    world.store_key(dialect, &dialect.base_url(&mock.url()), KEY).await;
+    let token = world.token(dialect).await;
+    (world, token)
 }
 
-impl Mock {
-    async fn start() -> Self {
-        let folder = TempDir::new().expect("a folder");
-        let log = folder.path().join("mock.jsonl");
-        let free = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a free port");
-        let mut command = Command::new("node");
-        command
-            .arg(conformance("mock_provider.mjs"))
-            .arg("--port")
-            .arg(free.port().to_string())
-            .arg("--log")
-            .arg(&log);
-        let (program, ()) = Program::start_until(command, |line| line.starts_with("mock-llm on").then_some(())).await;
-        Self {
-            address: free,
-            log,
-            _program: program,
-            _folder: folder,
+/// The results of a suite, without what differs from run to run: timings and notes.
+async fn results(mock: &Mock, script: &str, token: &str, key: Option<&str>, base: (&str, &str)) -> Vec<String> {
+    let mut command = Command::new(python());
+    command
+        .arg(conformance(script))
+        .env("PROXY_TOKEN", token)
+        .env(base.0, base.1);
+    command.env("CONF_CTL", format!("{}/__ctl", mock.url()));
+    if let Some(key) = key {
+        command.env("CONF_UPSTREAM_KEY", key);
+    }
+    let (_, output) = Program::run_within(command, SUITE).await;
+    let lines = output
+        .lines()
+        .filter(|line| line.starts_with("ok ") || line.starts_with("not ok "));
+    let untimed = lines.map(|line| {
+        if line.starts_with("ok ") {
+            line.split(" (").next().unwrap_or(line)
+        } else {
+            line
         }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    async fn behind_a_gateway(&self, dialect: Dialect) -> (World, String) {
-        let world = World::builder().without_keys().start().await;
-        world.store_key(dialect, &dialect.base_url(&self.url()), KEY).await;
-        let token = world.token(dialect).await;
-        (world, token)
-    }
-
-    /// The results of a suite, without what differs from run to run: timings and notes.
-    async fn suite(&self, script: &str, token: &str, key: Option<&str>, base: (&str, &str)) -> Vec<String> {
-        let mut command = Command::new(python());
-        command
-            .arg(conformance(script))
-            .env("PROXY_TOKEN", token)
-            .env(base.0, base.1);
-        command.env("CONF_CTL", format!("{}/__ctl", self.url()));
-        if let Some(key) = key {
-            command.env("CONF_UPSTREAM_KEY", key);
-        }
-        let (_, output) = Program::run_within(command, SUITE).await;
-        let lines = output
-            .lines()
-            .filter(|line| line.starts_with("ok ") || line.starts_with("not ok "));
-        let untimed = lines.map(|line| {
-            if line.starts_with("ok ") {
-                line.split(" (").next().unwrap_or(line)
-            } else {
-                line
-            }
-        });
-        untimed.map(str::to_owned).collect()
-    }
-
-    fn forget(&self) {
-        std::fs::write(&self.log, "").expect("a file that can be written");
-    }
-
-    /// What the provider saw, in the order of arrival.
-    fn requests(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(&self.log).expect("a file that can be read");
-        let mut all: Vec<Value> = text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect();
-        all.sort_by_key(|line: &Value| line["id"].as_i64());
-        all
-    }
-}
-
-fn conformance(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance").join(file)
+    });
+    untimed.map(str::to_owned).collect()
 }
 
 #[expect(
@@ -193,69 +133,6 @@ fn compare_line(row: &Value, line: &Value) {
     }
 }
 
-fn classes_of_row(row: &Value) -> [i64; 6] {
-    [
-        "input",
-        "cache_read",
-        "cache_write_5m",
-        "cache_write_1h",
-        "output",
-        "reasoning",
-    ]
-    .map(|name| row[format!("{name}_tokens")].as_i64().unwrap_or(-1))
-}
-
-/// A provider's usage object in our classes: uncached input, cache read, cache written for 5 minutes and for an hour,
-/// output with its reasoning, reasoning.
-fn classes(usage: &Value) -> [i64; 6] {
-    let number = |pointer: &str| usage.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
-    if usage.get("promptTokenCount").is_some() {
-        let (cached, thoughts) = (number("/cachedContentTokenCount"), number("/thoughtsTokenCount"));
-        [
-            number("/promptTokenCount") - cached,
-            cached,
-            0,
-            0,
-            number("/candidatesTokenCount") + thoughts,
-            thoughts,
-        ]
-    } else if usage.get("prompt_tokens").is_some() {
-        let cached = number("/prompt_tokens_details/cached_tokens");
-        let reasoning = number("/completion_tokens_details/reasoning_tokens");
-        [
-            number("/prompt_tokens") - cached,
-            cached,
-            0,
-            0,
-            number("/completion_tokens"),
-            reasoning,
-        ]
-    } else if usage.get("cache_read_input_tokens").is_some() {
-        let hour = number("/cache_creation/ephemeral_1h_input_tokens");
-        let written = number("/cache_creation_input_tokens");
-        let read = number("/cache_read_input_tokens");
-        [
-            number("/input_tokens"),
-            read,
-            written - hour,
-            hour,
-            number("/output_tokens"),
-            0,
-        ]
-    } else {
-        let cached = number("/input_tokens_details/cached_tokens");
-        let reasoning = number("/output_tokens_details/reasoning_tokens");
-        [
-            number("/input_tokens") - cached,
-            cached,
-            0,
-            0,
-            number("/output_tokens"),
-            reasoning,
-        ]
-    }
-}
-
 /// Main calls whose answers the provider bills in unusual ways.
 fn billed() -> Vec<(Dialect, &'static str, Value, &'static str)> {
     let chat = |stream: bool| json!({"model": "gpt-mock", "stream": stream, "messages": [{"role": "user", "content": "PROMPT"}]});
@@ -289,7 +166,7 @@ fn billed() -> Vec<(Dialect, &'static str, Value, &'static str)> {
 #[tokio::test]
 async fn trap_2_every_class_of_tokens_is_logged_as_it_was_billed() {
     let mock = Mock::start().await;
-    let (world, _) = mock.behind_a_gateway(Dialect::OpenAi).await;
+    let (world, _) = behind_a_gateway(&mock, Dialect::OpenAi).await;
     world.store_key(Dialect::Anthropic, &mock.url(), KEY).await;
     world.store_key(Dialect::Google, &mock.url(), KEY).await;
     let calls = billed();

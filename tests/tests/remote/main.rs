@@ -1,5 +1,7 @@
 //! Sessions on remote machines: people, the control API, and agents that the stories play.
 
+mod agent;
+mod clis;
 mod dialect;
 mod nodes;
 mod quick_start;
