@@ -15,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 use crate::failure::Failure;
 use crate::serve::{Running, Shape};
 use crate::signals::Signals;
+use machine::Machine;
 
+pub mod cli;
+mod machine;
 mod provider;
 
 const ADMIN_PASSWORD: &str = "admin123";
@@ -95,9 +98,9 @@ pub fn run(args: DemoArgs) -> Result<ExitCode, Failure> {
     if args.port == 0 {
         flags.push(flag("metrics.listen", "127.0.0.1:0".to_owned(), "--port"));
     }
-    let settings = Settings::read(None, Some(state_dir), &flags)?;
+    let settings = Settings::read(None, Some(state_dir.clone()), &flags)?;
     crate::start_logging(&settings.config);
-    crate::runtime()?.block_on(show(settings, args))
+    crate::runtime()?.block_on(show(settings, args, state_dir))
 }
 
 /// The demo's providers are on loopback, and wherever the user says.
@@ -112,7 +115,7 @@ fn allowed_hosts(upstreams: &[Own]) -> Vec<String> {
         .collect()
 }
 
-async fn show(settings: Settings, args: DemoArgs) -> Result<ExitCode, Failure> {
+async fn show(settings: Settings, args: DemoArgs, state_dir: PathBuf) -> Result<ExitCode, Failure> {
     let mut signals = Signals::new()?;
     let simulated = TcpListener::bind("127.0.0.1:0").await?;
     let base = format!("http://{}", simulated.local_addr()?);
@@ -150,11 +153,13 @@ async fn show(settings: Settings, args: DemoArgs) -> Result<ExitCode, Failure> {
             .map_err(|error| Failure::Control(error.to_string()))?;
     }
     let tokens = Tokens::issue(&app).await?;
+    let machine = Machine::start(&app, &running.url(), &state_dir).await?;
     match args.json {
-        true => println!("{}", tokens.ready_line(&running)),
-        false => tokens.tour(&running.url(), running.metrics_url().as_deref()),
+        true => println!("{}", tokens.ready_line(&running, &machine)),
+        false => tokens.tour(&running.url(), running.metrics_url().as_deref(), &machine),
     }
     signals.next().await;
+    machine.stop().await;
     drop(app);
     running.stop().await;
     shutdown.cancel();
@@ -209,10 +214,11 @@ impl Tokens {
             .map_or("", |(_, token)| token)
     }
 
-    fn ready_line(&self, running: &Running) -> serde_json::Value {
+    fn ready_line(&self, running: &Running, machine: &Machine) -> serde_json::Value {
         serde_json::json!({
             "url": running.url(),
             "metrics_url": running.metrics_url(),
+            "machine": {"machine_id": machine.id, "cli_tool": machine::CLI, "project_path": machine.project},
             "admin": {"username": "admin", "password": ADMIN_PASSWORD},
             "proxy_tokens": {
                 "openai": self.of(Provider::OpenAi),
@@ -222,7 +228,7 @@ impl Tokens {
         })
     }
 
-    fn tour(&self, url: &str, metrics: Option<&str>) {
+    fn tour(&self, url: &str, metrics: Option<&str>, machine: &Machine) {
         println!("ACE Gateway demo on {url}");
         println!("A simulated provider stands behind it; nothing leaves this machine. Ctrl-C ends it.\n");
         println!("# 1. An LLM call with a proxy token instead of a key; the answer streams.");
@@ -244,8 +250,23 @@ impl Tokens {
         println!("curl -sf -c ace-demo-cookies.txt {url}/api/auth/login -H 'content-type: application/json' \\");
         println!("  -d '{{\"username\":\"admin\",\"password\":\"{ADMIN_PASSWORD}\"}}'\n");
         println!("curl -sf -b ace-demo-cookies.txt {url}/api/usage/requests\n");
+        println!("# 4. A session on a machine: an agent runs here, with an AI CLI that needs no key.");
+        println!(
+            "SESSION=$(curl -sf -b ace-demo-cookies.txt {url}/api/remote/sessions -H 'content-type: application/json' \\"
+        );
+        println!(
+            "  -d '{{\"machine_id\":\"{}\",\"project_path\":{:?},\"cli_tool\":\"{}\"}}' | sed 's/.*\"session_id\":\"\\([^\"]*\\).*/\\1/')\n",
+            machine.id,
+            machine.project,
+            machine::CLI
+        );
+        println!(
+            "curl -sf -b ace-demo-cookies.txt {url}/api/remote/sessions/$SESSION/chat -H 'content-type: application/json' \\"
+        );
+        println!("  -d '{{\"content\":\"Say hello\"}}'\n");
+        println!("curl -sf -b ace-demo-cookies.txt {url}/api/remote/sessions/$SESSION\n");
         if let Some(metrics) = metrics {
-            println!("# 4. Metrics for Prometheus.");
+            println!("# 5. Metrics for Prometheus.");
             println!("curl -sf {metrics}");
         }
     }

@@ -43,6 +43,12 @@ enum Command {
         #[command(flatten)]
         source: SourceArgs,
     },
+    /// The AI CLI of the demo's machine.
+    #[command(hide = true, disable_help_flag = true, disable_version_flag = true)]
+    DemoCli {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Be the agent of a remote machine.
     #[command(disable_help_flag = true, disable_version_flag = true)]
     Agent {
@@ -144,6 +150,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             start_logging(&settings.config);
             runtime()?.block_on(serve::migrate(&settings, check))
         }
+        Command::DemoCli { args } => Ok(demo::cli::run(&args)),
         Command::Agent { args } => Ok(agent(std::iter::once("ace-agent".to_owned()).chain(args).collect())),
     }
 }

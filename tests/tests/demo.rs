@@ -30,7 +30,7 @@ fn printed_commands(log: &str) -> Vec<String> {
     let joined = log.replace("\\\n", " ");
     let lines = joined.lines().map(|line| line.trim().trim_start_matches("$ "));
     lines
-        .filter(|line| line.starts_with("curl "))
+        .filter(|line| line.starts_with("curl ") || line.starts_with("SESSION=$(curl "))
         .map(str::to_owned)
         .collect()
 }
@@ -54,6 +54,13 @@ async fn the_ready_line_tells_everything_that_a_script_needs() {
     }
 }
 
+/// The command as in a terminal, where what was set before is still known.
+fn remembering(command: &str) -> String {
+    format!(
+        "set -o pipefail; [ ! -f vars ] || . ./vars; {command}; status=$?; [ -z \"${{SESSION-}}\" ] || echo SESSION=$SESSION > vars; exit $status"
+    )
+}
+
 #[tokio::test]
 async fn the_printed_commands_work() {
     let home = tempfile::TempDir::new().expect("a folder");
@@ -69,7 +76,7 @@ async fn the_printed_commands_work() {
     for command in printed_commands(&program.log()) {
         let output = Command::new("bash")
             .arg("-c")
-            .arg(&command)
+            .arg(remembering(&command))
             .current_dir(home.path())
             .output()
             .await

@@ -1,7 +1,7 @@
 //! The real CLIs, driven against a simulated provider.
 //!
-//! They are not part of the project and weigh gigabytes: `tests/clis/install` puts the pinned versions into `target/clis`, then
-//! `cargo test -p ace-agent --test machine -- --ignored`.
+//! They are not part of the project and weigh gigabytes: `tests/run` has `tests/clis/install` put the pinned versions into
+//! `target/clis`.
 
 use std::{
     fs,
@@ -48,7 +48,7 @@ impl Drop for Provider {
 
 fn bin() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let dir = std::env::var("ACE_TEST_CLIS").map_or_else(|_| here.join("../target/clis"), PathBuf::from);
+    let dir = std::env::var("OPENACE_TEST_CLIS").map_or_else(|_| here.join("../target/clis"), PathBuf::from);
     let bin = dir.join("node_modules/.bin");
     assert!(
         bin.join("node").exists(),
@@ -205,7 +205,6 @@ fn resume_id(machine: &Machine) -> Option<String> {
 }
 
 #[tokio::test]
-#[ignore = "needs the CLI: tests/clis/install"]
 async fn claude_code() {
     let tool = r#"@tool=Write {"file_path":"FILE","content":"hi"} @end"#;
     let story = Story {
@@ -219,7 +218,6 @@ async fn claude_code() {
 }
 
 #[tokio::test]
-#[ignore = "needs the CLI: tests/clis/install"]
 async fn qwen_code() {
     let tool = r#"@tool=write_file {"file_path":"FILE","content":"hi"} @end"#;
     let story = Story {
@@ -233,7 +231,6 @@ async fn qwen_code() {
 }
 
 #[tokio::test]
-#[ignore = "needs the CLI: tests/clis/install"]
 async fn codex() {
     let tool =
         r#"@tool=exec_command {"cmd":"touch FILE","sandbox_permissions":"require_escalated","justification":"t"} @end"#;
@@ -248,7 +245,6 @@ async fn codex() {
 }
 
 #[tokio::test]
-#[ignore = "needs the CLI: tests/clis/install"]
 async fn gemini_cli() {
     let tool = r#"@tool=write_file {"file_path":"FILE","content":"hi"} @end"#;
     let story = Story {
@@ -262,7 +258,6 @@ async fn gemini_cli() {
 }
 
 #[tokio::test]
-#[ignore = "needs the CLI: tests/clis/install"]
 async fn opencode() {
     let tool = r#"@tool=bash {"command":"touch FILE","description":"x"} @end"#;
     let story = Story {
@@ -276,7 +271,6 @@ async fn opencode() {
 }
 
 #[tokio::test]
-#[ignore = "needs the CLI: tests/clis/install"]
 async fn openclaw() {
     let story = Story {
         cli: "openclaw",
@@ -289,7 +283,6 @@ async fn openclaw() {
 }
 
 #[tokio::test]
-#[ignore = "needs the CLIs: tests/clis/install"]
 async fn versions_are_told() {
     use ace_agent::{
         adapter::{Adapters, detect},

@@ -6,6 +6,7 @@ use ace_policies::MachineId;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
+use crate::App;
 use crate::error::ApiError;
 
 /// How long a machine counts as online after the last sign of life.
@@ -54,6 +55,15 @@ impl Presence {
     /// `online` or `offline`.
     pub const fn status(&self) -> &'static str {
         if self.online { "online" } else { "offline" }
+    }
+}
+
+impl App {
+    /// Whether a machine's agent is connected, to this node or another.
+    pub async fn is_connected(&self, machine: MachineId) -> Result<bool, ApiError> {
+        let mut connection = self.db().read.acquire().await?;
+        let presence = Presence::of(&mut connection, machine, self.now()).await?;
+        Ok(presence.connected)
     }
 }
 

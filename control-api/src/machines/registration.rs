@@ -5,7 +5,7 @@ use std::time::Duration;
 use ace_policies::access::{Action, Standing};
 use ace_policies::edge::EdgeHeaders;
 use ace_policies::secret::{self, TokenKind};
-use ace_policies::{Secret, TenantId};
+use ace_policies::{Secret, TenantId, UserId};
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::App;
+use crate::audit::Entry;
 use crate::body::Body;
 use crate::chance;
 use crate::error::ApiError;
@@ -77,7 +78,14 @@ pub(super) async fn register(
     let expires_at = When(app.now() + ttl_s * 1000);
     let mut write = app.write(&permit, &visitor.edge).await?;
     users::refuse_unknown_tenant(&mut write, TenantId(wish.tenant_id)).await?;
-    store(&mut write, &visitor, &token, &wish, expires_at, app.now()).await?;
+    store(
+        &mut write,
+        visitor.actor.user,
+        &token,
+        TenantId(wish.tenant_id),
+        expires_at,
+    )
+    .await?;
     write.target(target(&secret::hash(token.expose())));
     write.after(&json!({ "tenant_id": wish.tenant_id, "expires_at": expires_at }))?;
     write.commit().await?;
@@ -94,14 +102,31 @@ pub(crate) fn target(hash: &str) -> String {
     format!("registration_token:{}", hash.get(..16).unwrap_or(hash))
 }
 
+impl App {
+    /// Makes a registration token for this program's own use, in a user's name.
+    pub async fn issue_registration_token(&self, by: UserId) -> Result<Secret, ApiError> {
+        let token = secret::format(TokenKind::Registration, &chance::bytes());
+        let mut write = self
+            .write_as(Entry::system("demo", Action::MachinesRegister.name()))
+            .await?;
+        let expires_at = When(self.now() + TTL_S * 1000);
+        store(&mut write, by, &token, TenantId::DEFAULT, expires_at).await?;
+        write
+            .target(target(&secret::hash(token.expose())))
+            .after(&json!({ "expires_at": expires_at }))?;
+        write.commit().await?;
+        Ok(token)
+    }
+}
+
 async fn store(
     write: &mut Write,
-    visitor: &Visitor,
+    by: UserId,
     token: &Secret,
-    wish: &Wish,
+    tenant: TenantId,
     expires_at: When,
-    now: i64,
 ) -> Result<(), ApiError> {
+    let now = write.record().app().now();
     let kept = i64::try_from(KEPT.as_millis()).unwrap_or(i64::MAX);
     let forget = sqlx::query("DELETE FROM registration_tokens WHERE expires_at < $1").bind(now - kept);
     forget.execute(write.sql()).await?;
@@ -110,8 +135,8 @@ async fn store(
          VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(secret::hash(token.expose()))
-    .bind(wish.tenant_id)
-    .bind(visitor.actor.user.0)
+    .bind(tenant.0)
+    .bind(by.0)
     .bind(now)
     .bind(expires_at.0)
     .execute(write.sql())

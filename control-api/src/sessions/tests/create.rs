@@ -61,7 +61,7 @@ async fn a_session_starts_on_a_machine() {
         "#));
         let command = world.last_command().await.to_string().replace(&id, "<id>");
         allow_duplicates!(
-            assert_snapshot!(command, @r#"{"cli_tool":"qwen-code-cli","project_path":"/srv/app","proxy_token":"","proxy_token_expires_at_s":0,"run":1,"session_id":"<id>","type":"start_session"}"#)
+            assert_snapshot!(command, @r#"{"cli_tool":"qwen-code-cli","last_seq":0,"project_path":"/srv/app","proxy_token":"","proxy_token_expires_at_s":0,"run":1,"session_id":"<id>","type":"start_session"}"#)
         );
         assert_eq!(world.commands().await, ["start_session 1 queued"]);
         assert_eq!(world.events("session.created").await.len(), 1);
