@@ -74,6 +74,11 @@ pub struct World {
 pub struct Lock(#[expect(dead_code, reason = "the lock lasts as long as the file is open")] File);
 
 impl Lock {
+    /// Whether an agent has it.
+    pub fn is_held(dir: &Path) -> bool {
+        dir.join(LOCK).exists() && matches!(Self::take(dir), Ok(None))
+    }
+
     /// `None` where another agent has it.
     pub fn take(dir: &Path) -> io::Result<Option<Self>> {
         private_dir(dir)?;

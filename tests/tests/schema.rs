@@ -49,7 +49,7 @@ async fn no_request_is_answered_with_a_5xx() {
         "--max-examples",
         "8",
         "--workers",
-        "2",
+        "1",
         "--request-timeout",
         "40",
         "--seed",

@@ -6,17 +6,25 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
 
-use crate::config::{Environment, FILE, write_private};
+use crate::{
+    config::{Environment, FILE, write_private},
+    daemon::Lock,
+    status::Status,
+};
 
 /// The service's name at systemd.
 pub const UNIT: &str = "open-ace-agent.service";
 /// And at launchd.
 pub const LABEL: &str = "com.open-ace.agent";
 const SCRIPT: &str = "start-agent.sh";
+
+/// How long a running agent has to end its sessions and itself.
+const ENDING: Duration = Duration::from_secs(40);
 
 #[derive(clap::Args)]
 pub struct InstallArgs {
@@ -326,8 +334,37 @@ pub fn uninstall(dir: &Path, environment: &Environment) -> anyhow::Result<()> {
             drop(run(&user.split(' ').map(str::to_owned).collect::<Vec<_>>()));
         }
     }
+    end_running(dir)?;
     remove_dir(dir, &environment.home())?;
     println!("The machine still stands in the server's list; an administrator can take it off there.");
+    Ok(())
+}
+
+/// Ends an agent that no service manager looks after, and waits until it is gone.
+#[cfg(unix)]
+fn end_running(dir: &Path) -> anyhow::Result<()> {
+    use rustix::process::{Pid, Signal, kill_process};
+
+    if !Lock::is_held(dir) {
+        return Ok(());
+    }
+    let status = Status::read(dir).context("an agent runs, and does not tell its process; stop it first")?;
+    if let Some(pid) = Pid::from_raw(status.pid.cast_signed()) {
+        // One that has just ended is no error.
+        let _gone_already = kill_process(pid, Signal::TERM);
+    }
+    let deadline = Instant::now() + ENDING;
+    while Lock::is_held(dir) {
+        if Instant::now() > deadline {
+            bail!("the agent (pid {}) does not end; stop it first", status.pid);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn end_running(_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 

@@ -291,8 +291,9 @@ async fn uninstalling_leaves_nothing_and_touches_only_an_agents_folder() {
     let output = uninstall(bench.dir()).output().await.unwrap();
     assert!(output.status.success(), "{output:?}");
     assert!(!bench.dir().exists());
-    assert!(bench.calls().ends_with(&format!(
-        "uninstall-service --dir {}|token=|ca=\n",
-        bench.dir().display()
-    )));
+    assert!(
+        bench
+            .calls()
+            .ends_with(&format!("uninstall --dir {}|token=|ca=\n", bench.dir().display()))
+    );
 }

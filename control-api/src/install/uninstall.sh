@@ -76,15 +76,17 @@ remove_launchd() {
 main() {
     read_options "$@"
     check_folder
-    # The agent knows best how it was installed; an older one may not know the word.
+    was_there=''
+    [ ! -e "$dir" ] || was_there=1
+    # The agent knows best how it was installed, and ends the one that runs.
     if [ -x "$dir/ace-agent" ]; then
-        "$dir/ace-agent" uninstall-service --dir "$dir" </dev/null >/dev/null 2>&1 || true
+        "$dir/ace-agent" uninstall --dir "$dir" </dev/null >/dev/null 2>&1 || true
     fi
     case $(uname -s) in
         Darwin) remove_launchd ;;
         *) remove_systemd ;;
     esac
-    if [ -e "$dir" ]; then
+    if [ -n "$was_there" ]; then
         rm -rf "$dir"
         printf 'Removed %s.\n' "$dir"
     else
