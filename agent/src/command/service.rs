@@ -358,9 +358,14 @@ fn end_running(dir: &Path) -> anyhow::Result<()> {
         if Instant::now() > deadline {
             bail!("the agent (pid {}) does not end; stop it first", status.pid);
         }
-        std::thread::sleep(Duration::from_millis(50));
+        pause();
     }
     Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a command of one thread, without a runtime")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(50));
 }
 
 #[cfg(not(unix))]

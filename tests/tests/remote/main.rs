@@ -3,5 +3,6 @@
 mod agent;
 mod clis;
 mod dialect;
+mod installed;
 mod nodes;
 mod quick_start;
