@@ -99,9 +99,9 @@ sections! {
     /// Proxy tokens and how fresh the gateway's knowledge must be.
     auth: Auth(Clone) {
         /// The life of a proxy token, in seconds.
-        token_ttl_s: u64 = 300, 10..=30 * DAY_S;
+        token_ttl_s: u64 = 300, 5..=30 * DAY_S;
         /// The longest life that may be asked for, in seconds.
-        token_ttl_max_s: u64 = 300, 10..=30 * DAY_S;
+        token_ttl_max_s: u64 = 300, 5..=30 * DAY_S;
         /// How long to go on without the database, in seconds.
         max_staleness_s: u64 = 300, 1..=DAY_S;
         /// How often to look for changes, in milliseconds.

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ace_tests::{Browser, Machine, World, eventually, median};
+use ace_tests::{Browser, Door, Line, Machine, World, eventually, median, thorough};
 use serde_json::{Value, json};
 
 /// A CLI that speaks stream-json: it echoes, calls the provider, prints many lines, or leaves.
-const CLI: &str = r#"import json, os, sys, urllib.request
+const CLI: &str = r#"import json, os, sys, time, urllib.request
 def say(o):
     sys.stdout.write(json.dumps(o) + "\n"); sys.stdout.flush()
 def text(t):
@@ -32,6 +32,19 @@ for line in sys.stdin:
             text("called: %d" % urllib.request.urlopen(request).status)
         except urllib.error.HTTPError as error:
             text("called: %d" % error.code)
+    elif said.startswith("calls "):
+        headers = {"x-api-key": os.environ["ANTHROPIC_API_KEY"], "content-type": "application/json", "anthropic-version": "2023-06-01"}
+        body = json.dumps({"model": "claude-x", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}).encode()
+        counted = {}
+        for number in range(int(said.split()[1])):
+            request = urllib.request.Request(os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages", body, headers)
+            try:
+                status = urllib.request.urlopen(request).status
+            except urllib.error.HTTPError as error:
+                status = error.code
+            counted[status] = counted.get(status, 0) + 1
+            time.sleep(0.5)
+        text("counted: " + json.dumps(counted))
     elif said.startswith("print "):
         for number in range(int(said.split()[1])):
             sys.stdout.write("line %d\n" % number)
@@ -203,4 +216,69 @@ async fn a_message_is_at_the_cli_at_once() {
     );
     // A second is what polling would take; how fast it is is told, not demanded, on a machine that does other things.
     assert!(median(times) < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn tokens_of_five_seconds_last_for_a_long_session() {
+    let builder = World::builder()
+        .config("auth", "token_ttl_s = 5")
+        .config("auth", "token_ttl_max_s = 5");
+    let world = builder.start().await;
+    let machine = machine(&world).await;
+    let answer = json!({"type": "message", "role": "assistant", "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}});
+    world.provider.plays(ace_tests::Script::json(200, &answer));
+    let session = machine.session(&world, "scripted", json!({})).await;
+    // Twelve lives of a token, as an hour has of the usual ones; four where there is less time.
+    let calls = if thorough() { 120 } else { 30 };
+    says(&world, &session, &format!("calls {calls}")).await;
+    let told = until(&world, &session, "counted: ", Duration::from_secs(120)).await;
+    assert!(told.contains(&format!("{{\\\"200\\\": {calls}}}")), "{told}");
+}
+
+#[tokio::test]
+async fn no_line_is_lost_or_doubled_when_the_network_is_cut() {
+    let world = World::start().await;
+    let line = Line::to(world.door.address).await;
+    let machine = Machine::prepare(&world, &Door::plain(line.address()), &[], scripted).await;
+    let session = machine.session(&world, "scripted", json!({})).await;
+    says(&world, &session, "print 5000").await;
+    prints(&world, &session, "line ").await;
+    line.cut();
+    tokio::time::sleep(Duration::from_secs(if thorough() { 60 } else { 3 })).await;
+    says(&world, &session, "print 5000").await;
+    line.mend();
+    let mut browser = Browser::of(&world.alice, &world.door, &format!("{session}/stream"));
+    let mut seen = Vec::new();
+    while seen.len() < 10_000 {
+        let event = browser
+            .next_within(Duration::from_secs(80))
+            .await
+            .expect("another line");
+        if event.event == "output" {
+            seen.extend(
+                event.data["data"]
+                    .as_str()
+                    .and_then(|data| data.trim().strip_prefix("line ")?.parse::<usize>().ok()),
+            );
+        }
+    }
+    assert!(seen.iter().copied().eq((0..5_000).chain(0..5_000)), "{:?}", &seen[..20]);
+}
+
+/// Waits longer for something to be printed, and gives the line.
+async fn until(world: &World, session: &str, text: &str, patience: Duration) -> String {
+    let begun = Instant::now();
+    loop {
+        let seen = world.alice.get(session).await.ok()["session"]["output"].clone();
+        let lines = seen
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|line| line["data"].as_str());
+        if let Some(line) = lines.into_iter().find(|line| line.contains(text)) {
+            return line.to_owned();
+        }
+        assert!(begun.elapsed() < patience, "waited in vain for {text}\n{seen:#}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }

@@ -118,12 +118,16 @@ impl Story {
         }
     }
 
-    /// Two turns, an abort, and the same conversation in a new process.
-    async fn is_told(&self) {
+    async fn has_two_turns(&self) {
         for text in ["hello there", "and again"] {
             self.says(text).await;
             self.prints(&format!("pong: {text}")).await;
         }
+    }
+
+    /// Two turns, an abort, and the same conversation in a new process.
+    async fn is_told(&self) {
+        self.has_two_turns().await;
         self.says("@slow=200").await;
         self.prints("w1 ").await;
         self.world
@@ -203,4 +207,39 @@ async fn codex() {
     let tool =
         r#"@tool=exec_command {"cmd":"touch FILE","sandbox_permissions":"require_escalated","justification":"t"} @end"#;
     story.asks(tool, "yes.txt").await;
+}
+
+#[tokio::test]
+async fn opencode() {
+    let story = Story::begins("opencode", json!({"model": "gpt-mock"})).await;
+    story.is_told().await;
+    story
+        .asks(
+            r#"@tool=bash {"command":"touch FILE","description":"x"} @end"#,
+            "yes.txt",
+        )
+        .await;
+}
+
+/// It cannot go on with a conversation in a new process.
+#[tokio::test]
+async fn gemini_cli() {
+    let story = Story::begins("gemini-cli", json!({"model": "gemini-mock"})).await;
+    story.has_two_turns().await;
+    story
+        .asks(
+            r#"@tool=write_file {"file_path":"FILE","content":"hi"} @end"#,
+            "yes.txt",
+        )
+        .await;
+    story.usage_is_what_the_provider_bills().await;
+}
+
+/// It puts more around a message than the provider repeats of it, and never asks.
+#[tokio::test]
+async fn openclaw() {
+    let story = Story::begins("openclaw", json!({"model": "gpt-5.5"})).await;
+    story.says("hello there").await;
+    story.prints("pong: ").await;
+    story.usage_is_what_the_provider_bills().await;
 }
