@@ -133,8 +133,9 @@ fn an_end_whose_admission_was_deleted_is_in_the_database_and_not_told_again() {
     let across = settle(&journal, 1_000, across);
     open(&journal, 1_001);
     assert_ne!(across.settled_in, Spot::Segment(across.opened_in));
-    journal.forget([across]);
+    // Looked up before it can be gone.
     let first = segments(dir.path())[0].clone();
+    journal.forget([across]);
     eventually("the first segment is gone", || !first.exists());
     let (found, _) = recovered(crash(dir.path()).path());
     assert!(
