@@ -20,7 +20,10 @@ use ace_policies::{
     Secret,
     wire::{Capabilities, Cli, ToAgent},
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -50,7 +53,7 @@ pub struct Shared {
     pub config: Arc<Config>,
     pub facts: Facts,
     /// The CLIs of this machine, as they were found at the start.
-    pub clis: Vec<Cli>,
+    pub clis: watch::Receiver<Vec<Cli>>,
     pub spool: Arc<Spool>,
     pub mask: Arc<RwLock<Mask>>,
     pub looking: Arc<Looking>,
@@ -102,7 +105,7 @@ impl Shared {
     /// What this machine can do.
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            clis: self.clis.clone(),
+            clis: self.clis.borrow().clone(),
             generic_clis: self.config.generic_clis.clone(),
             ..self.facts.capabilities()
         }

@@ -8,8 +8,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ace_policies::Secret;
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use ace_policies::{Secret, wire::Cli};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -204,9 +208,10 @@ async fn serve(
     };
     let intake = spawn_intake(intake, from_sessions)?;
     let sessions = Sessions::new(config.clone())?;
+    let clis = detect_clis(sessions.clone());
     let status = Reporter::new(&config.dir, &config.server_url, credentials.machine_id(), world.clock);
     let shared = Arc::new(Shared {
-        clis: sessions.clis().await,
+        clis,
         looking: Arc::new(Looking::new(&config, mask.clone())),
         status: Arc::new(status),
         clock: world.clock,
@@ -270,6 +275,13 @@ async fn together(
         End::Unregistered => Err(Failed::Unregistered),
         End::Unauthorized(why) => Err(Failed::Unauthorized(why)),
     }
+}
+
+/// The CLIs of this machine; their versions come when they have told them. Nobody waits for that: some take long to start.
+fn detect_clis(sessions: Sessions) -> watch::Receiver<Vec<Cli>> {
+    let (tell, clis) = watch::channel(sessions.installed());
+    tokio::spawn(async move { tell.send_replace(sessions.clis().await) });
+    clis
 }
 
 async fn all_sent(spool: &Spool) {

@@ -24,6 +24,7 @@ use crate::{
 const ADAPTERS: &str = "adapters.d";
 
 /// What this machine can run, and with what.
+#[derive(Clone)]
 pub struct Sessions {
     config: Arc<Config>,
     adapters: Adapters,
@@ -56,7 +57,12 @@ impl Sessions {
         self.config.cli_tool.clone()
     }
 
-    /// The CLIs of this machine.
+    /// The CLIs of this machine, at once and without their versions.
+    pub fn installed(&self) -> Vec<Cli> {
+        detect::installed(&self.adapters, &self.config.cli_environment)
+    }
+
+    /// The CLIs of this machine. Each is started to tell its version, which takes its time.
     pub async fn clis(&self) -> Vec<Cli> {
         detect::clis(&self.adapters, &self.config.cli_environment, &self.executable).await
     }

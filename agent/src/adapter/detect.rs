@@ -11,22 +11,28 @@ use crate::process::{Launch, Order, Process, environment::Environment};
 /// A CLI that has not told its version by then will not.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Which CLIs are there, without asking them for their versions: that takes the time of starting each.
+pub fn installed(adapters: &Adapters, common: &Environment) -> Vec<Cli> {
+    adapters.rows().map(|adapter| cli(adapter, common, None)).collect()
+}
+
+fn cli(adapter: &Adapter, common: &Environment, version: Option<String>) -> Cli {
+    let features = adapter.features.iter().map(|feature| feature.as_str().to_owned());
+    Cli {
+        id: adapter.id.clone(),
+        name: adapter.name.clone(),
+        installed: common.find(&adapter.executable).is_some(),
+        version,
+        features: features.collect(),
+    }
+}
+
 /// What the machine has, for [`ace_policies::wire::Capabilities`]. `executable` is the agent's own.
 pub async fn clis(adapters: &Adapters, common: &Environment, executable: &Path) -> Vec<Cli> {
     let mut found = Vec::new();
     for adapter in adapters.rows() {
         let version = version(adapter, common, executable).await;
-        found.push(Cli {
-            id: adapter.id.clone(),
-            name: adapter.name.clone(),
-            installed: common.find(&adapter.executable).is_some(),
-            version,
-            features: adapter
-                .features
-                .iter()
-                .map(|feature| feature.as_str().to_owned())
-                .collect(),
-        });
+        found.push(cli(adapter, common, version));
     }
     found
 }

@@ -8,9 +8,12 @@ use std::{
 
 use ace_policies::{
     Secret, SessionId,
-    wire::{Command, Connect, Failure, FailureCode, FromAgent, Known, PROTOCOL, ToAgent},
+    wire::{Cli, Command, Connect, Failure, FailureCode, FromAgent, Known, PROTOCOL, ToAgent},
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use uuid::Uuid;
 
 use super::{Own, Shared, flow::Flow, lost::Lost};
@@ -37,6 +40,9 @@ pub(super) struct Conversation<'a> {
     held: VecDeque<(Instant, Said)>,
     heartbeat: Instant,
     period: Duration,
+    clis: watch::Receiver<Vec<Cli>>,
+    /// The CLIs are others than the server knows.
+    news_of_clis: bool,
     skew_ms: i64,
     pub welcomed: bool,
     /// The sessions that the first word has named.
@@ -59,6 +65,8 @@ impl<'a> Conversation<'a> {
             held: VecDeque::new(),
             heartbeat: Instant::now() + period,
             period,
+            clis: shared.clis.clone(),
+            news_of_clis: false,
             skew_ms: 0,
             welcomed: false,
             named: Vec::new(),
@@ -80,6 +88,7 @@ impl<'a> Conversation<'a> {
         sessions.dedup();
         sessions.truncate(MAX_NAMED);
         self.named.clone_from(&sessions);
+        self.clis.mark_unchanged();
         FromAgent::Connect(Connect {
             protocol: PROTOCOL,
             agent_version: crate::VERSION.to_owned(),
@@ -113,6 +122,10 @@ impl<'a> Conversation<'a> {
                 said = self.own.said.recv(), if room => said,
                 () = ready => None,
                 () = sleep_until(deadline) => None,
+                () = changed(&mut self.clis) => {
+                    self.news_of_clis = true;
+                    None
+                }
             };
             if let Some(said) = said {
                 self.take(said);
@@ -134,7 +147,7 @@ impl<'a> Conversation<'a> {
             return Err(lost);
         }
         let now = Instant::now();
-        if now >= self.heartbeat {
+        if now >= self.heartbeat || self.news_of_clis {
             self.heartbeat = now + self.period;
             return Ok(Some(self.sign_of_life()));
         }
@@ -149,10 +162,11 @@ impl<'a> Conversation<'a> {
         self.output(now).await
     }
 
-    fn sign_of_life(&self) -> FromAgent {
+    fn sign_of_life(&mut self) -> FromAgent {
+        let news = std::mem::take(&mut self.news_of_clis);
         FromAgent::Heartbeat {
             active_sessions: self.own.standing.live().len() as u32,
-            capabilities: None,
+            capabilities: news.then(|| self.shared.capabilities()),
         }
     }
 
@@ -425,5 +439,12 @@ impl<'a> Conversation<'a> {
     /// Everything up to a mark has arrived.
     pub fn confirm(&mut self, mark: u64) {
         self.own.outbox.confirm(mark);
+    }
+}
+/// Waits for others than those that were seen.
+async fn changed(clis: &mut watch::Receiver<Vec<Cli>>) {
+    if clis.changed().await.is_err() {
+        // All versions are told.
+        std::future::pending().await
     }
 }

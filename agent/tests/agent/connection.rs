@@ -86,7 +86,7 @@ impl Agent {
             looking: Arc::new(Looking::new(&config, mask.clone())),
             status: status.clone(),
             facts: Facts::gather(),
-            clis: Vec::new(),
+            clis: tokio::sync::watch::channel(Vec::new()).1,
             spool: spool.clone(),
             chance: || 0.5,
             ws_again: Some(Duration::from_millis(50)),

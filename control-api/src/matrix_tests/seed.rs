@@ -63,6 +63,7 @@ async fn the_seeds_permission_table_by_api() {
     for world in worlds().await {
         let stage = Stage::new(&world);
         for (act, calls, cells) in TABLE {
+            stage.agent_is_there(*act == "Create session").await;
             for (method, path, body) in *calls {
                 for (person, cell) in ASKED.into_iter().zip(*cells) {
                     let status = stage.status(person, method, path, body).await;

@@ -102,6 +102,22 @@ impl<'a> Stage<'a> {
         statuses
     }
 
+    /// Whether the machine's agent is connected from now on; one that is does not answer.
+    pub async fn agent_is_there(&self, is_there: bool) {
+        self.set().await;
+        let insert = "INSERT INTO agent_connections (machine_id, connection_id, node_id, transport, connected_at, seen_at, expires_at)
+                      VALUES ('{machine}', 'c', 'n', 'ws', 0, 9000000000000, 9000000000000) ON CONFLICT DO NOTHING";
+        let sql = if is_there {
+            insert
+        } else {
+            "DELETE FROM agent_connections"
+        };
+        sqlx::raw_sql(sqlx::AssertSqlSafe(named(sql)))
+            .execute(&self.world.database.db.write)
+            .await
+            .unwrap();
+    }
+
     pub async fn status(&self, person: Person, method: &str, path: &str, body: &str) -> u16 {
         self.set().await;
         let body = named(body);
