@@ -105,8 +105,9 @@ impl<'a> Stage<'a> {
     /// Whether the machine's agent is connected from now on; one that is does not answer.
     pub async fn agent_is_there(&self, is_there: bool) {
         self.set().await;
-        let insert = "INSERT INTO agent_connections (machine_id, connection_id, node_id, transport, connected_at, seen_at, expires_at)
-                      VALUES ('{machine}', 'c', 'n', 'ws', 0, 9000000000000, 9000000000000) ON CONFLICT DO NOTHING";
+        let insert = r#"INSERT INTO agent_connections (machine_id, connection_id, node_id, transport, connected_at, seen_at, expires_at)
+            VALUES ('{machine}', 'c', 'n', 'ws', 0, 9000000000000, 9000000000000) ON CONFLICT DO NOTHING;
+            UPDATE remote_machines SET capabilities = '{"clis":[{"id":"qwen-code-cli","installed":true}]}'"#;
         let sql = if is_there {
             insert
         } else {
