@@ -388,10 +388,12 @@ async fn a_process_that_was_taken_for_dead_does_not_go_on_with_what_others_have_
             .admit(450, 450)
             .await
             .expect("all the rest: nobody holds any of it");
-        // It notices, and joins again.
+        // It notices, joins again, and forgets what it held a moment later, in the same turn. Until then it may use it: really taken
+        // for dead it would be only after its leases had ended by its own clock, too.
         while number(db, "SELECT COUNT(*) FROM ledger_instances").await < 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        tokio::time::sleep(Duration::from_millis(100)).await;
         let refusal = house.admit(1, 1).await.err().expect("nothing is left");
         assert_eq!(refusal.reason(), "quota_exceeded", "{}", refusal.message());
         answered(rest, 450, 450);
