@@ -11,7 +11,7 @@ fn given() -> Given {
         resume_id: None,
         model: None,
         permission_mode: None,
-        project: PathBuf::from("/work"),
+        project: PathBuf::from("/repo"),
         dir: PathBuf::from("/state/cli"),
     }
 }

@@ -173,7 +173,7 @@ fn seen(line: &[u8]) -> String {
 #[track_caller]
 pub fn check(cli: &str, fixture: &str, resume_id: Option<&str>, expected: &[&str]) {
     let setting = Setting {
-        cwd: "/work".to_owned(),
+        cwd: "/repo".to_owned(),
         resume_id: resume_id.map(str::to_owned),
         ..Setting::default()
     };

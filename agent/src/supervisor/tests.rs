@@ -23,7 +23,7 @@ fn start(number: u128, run: i64) -> Start {
     Start {
         session_id: session(number),
         run,
-        project_path: "/work".to_owned(),
+        project_path: "/repo".to_owned(),
         cli_tool: "fake".to_owned(),
         model: None,
         permission_mode: None,

@@ -457,6 +457,7 @@ async fn a_machine_that_is_taken_off_the_list_forgets_its_credentials() {
     };
     agent.out.send(Up::Say(done)).await.unwrap();
     assert!(matches!(agent.end().await, End::Unregistered));
+    server.until("the last word", |server| server.done(id).is_some()).await;
     assert_eq!(server.done(id), Some((None, None)));
     let file = ConfigFile::read(&dir.join("agent").join(FILE)).unwrap();
     assert_eq!(file.text("agent_token"), None);

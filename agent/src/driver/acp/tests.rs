@@ -16,7 +16,7 @@ fn qwen_asks_and_is_interrupted() {
             "TurnEnded(None)",
             "stdout assistant tool_use write_file",
             "asks 0 for write_file",
-            "stdout user tool_result [{\"newText\":\"hi\",\"oldText\":\"\",\"path\":\"/w",
+            "stdout user tool_result [{\"newText\":\"hi\",\"oldText\":\"\",\"path\":\"/r",
             "stdout stream_event",
             "stdout assistant text tool-result-seen: Successfully created a",
             "stdout result false tool-result-seen: Successfully created a",

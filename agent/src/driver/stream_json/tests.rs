@@ -22,7 +22,7 @@ fn lines_pass_and_questions_are_told() {
             "stdout assistant tool_use Write",
             "stdout stream_event",
             "asks 76e8595b-64ac-4ac3-91d9-c29cbcbf88e2 for Write",
-            "stdout user tool_result File created successfully at: /work/a.tx",
+            "stdout user tool_result File created successfully at: /repo/a.tx",
             "stdout system status",
             "stdout stream_event",
             "stdout assistant text tool-result-seen: File created successfu",
