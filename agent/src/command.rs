@@ -4,6 +4,7 @@
 mod agent;
 mod clis;
 mod doctor;
+mod running;
 mod service;
 
 use std::{
@@ -56,6 +57,10 @@ enum Command {
     Doctor(doctor::Args),
     /// Run the agent as a service: systemd, launchd, else a start script.
     InstallService(service::InstallArgs),
+    /// Start the installed service.
+    Start,
+    /// End the running agent: the service's, or another in the directory.
+    Stop,
     /// Stop the service, and remove it and the agent's directory.
     Uninstall,
     /// Install an AI CLI for sessions, such as qwen-code-cli or claude-code.
@@ -121,6 +126,8 @@ pub fn run(args: Args) -> ExitCode {
         Command::Status(args) => agent::status(&dir, &args, world),
         Command::Doctor(args) => doctor::run(&dir, &environment, &args, world),
         Command::InstallService(args) => done(service::install(&dir, &environment, &args)),
+        Command::Start => done(running::start(&dir, &environment)),
+        Command::Stop => done(running::stop(&dir, &environment)),
         Command::Uninstall => done(service::uninstall(&dir, &environment)),
         Command::InstallCli { tool } => done(agent::install_cli(&dir, &environment, &tool)),
         Command::Clis => done(clis::list(&dir, &environment)),

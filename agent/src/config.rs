@@ -222,7 +222,11 @@ fn server(values: &Values<'_>, home: &Path) -> Result<(String, GatewayUrl), Conf
         ca_file: values.path("OPENACE_CA_FILE", "ca_file", home)?,
         pin: pin.transpose()?,
     };
-    let proxies = Proxies::from_lookup(|name| values.environment.get(name).map(str::to_owned));
+    // The file has them for services, which are not started from the shell that knows the proxy.
+    let proxies = Proxies::from_lookup(|name| {
+        let found = values.environment.get(name).or_else(|| values.file.text(name));
+        found.map(str::to_owned)
+    });
     let url = url.trusting(trust).map_err(|error| value_error("TLS", &error))?;
     let url = url.through(&proxies).map_err(|error| value_error("proxy", &error))?;
     Ok((text, url))

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io,
+    io::{self, Write},
     path::Path,
     sync::{Arc, RwLock},
     time::{Duration, SystemTime},
@@ -83,6 +83,12 @@ impl Lock {
         dir.join(LOCK).exists() && matches!(Self::take(dir), Ok(None))
     }
 
+    /// The process that has it; `None` as well while it is about to say so.
+    pub fn holder(dir: &Path) -> Option<u32> {
+        let text = std::fs::read_to_string(dir.join(LOCK)).ok()?;
+        text.trim().parse().ok().filter(|_| Self::is_held(dir))
+    }
+
     /// `None` where another agent has it.
     pub fn take(dir: &Path) -> io::Result<Option<Self>> {
         private_dir(dir)?;
@@ -92,7 +98,11 @@ impl Lock {
             .truncate(false)
             .open(dir.join(LOCK))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self(file))),
+            Ok(()) => {
+                file.set_len(0)?;
+                writeln!(&file, "{}", std::process::id())?;
+                Ok(Some(Self(file)))
+            }
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }

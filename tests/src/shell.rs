@@ -1,6 +1,6 @@
 //! A terminal: commands as a guide prints them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, os::unix::fs::PermissionsExt};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -12,6 +12,7 @@ use crate::Program;
 pub struct Shell {
     folder: TempDir,
     names: BTreeMap<String, String>,
+    variables: BTreeMap<&'static str, &'static str>,
 }
 
 impl Default for Shell {
@@ -23,6 +24,7 @@ impl Default for Shell {
         Self {
             folder,
             names: BTreeMap::new(),
+            variables: BTreeMap::new(),
         }
     }
 }
@@ -31,6 +33,20 @@ impl Shell {
     /// Has `text` stand for something else from now on, such as `<machine_id>` for an id.
     pub fn replace(&mut self, text: &str, by: impl ToString) {
         self.names.insert(text.to_owned(), by.to_string());
+    }
+
+    /// Sets a variable of its environment.
+    pub fn set(&mut self, variable: &'static str, value: &'static str) {
+        self.variables.insert(variable, value);
+    }
+
+    /// Has a script stand for a program that cannot be had here, such as one that reaches another machine.
+    pub fn stands_for(&self, program: &str, script: &str) {
+        let bin = self.folder.path().join("bin");
+        std::fs::create_dir_all(&bin).expect("a folder of ours");
+        let path = bin.join(program);
+        std::fs::write(&path, format!("#!/bin/bash\n{script}\n")).expect("a folder of ours");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a file of ours");
     }
 
     /// Runs a command and gives what it printed.
@@ -70,8 +86,16 @@ impl Shell {
         let mut bash = Command::new("bash");
         bash.args(["-o", "pipefail", "-c", &filled])
             .current_dir(self.folder.path())
-            .env("CURL_HOME", self.folder.path());
+            .env("HOME", self.folder.path())
+            .env("PATH", self.path())
+            .envs(&self.variables);
         let (status, printed) = Program::run(bash).await;
         (status.success(), printed)
+    }
+
+    /// As a login shell has it: a user's own programs first.
+    fn path(&self) -> String {
+        let (home, path) = (self.folder.path().display(), std::env::var("PATH").unwrap_or_default());
+        format!("{home}/.local/bin:{home}/bin:{path}")
     }
 }

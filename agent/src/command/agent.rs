@@ -103,6 +103,9 @@ pub fn register(dir: &Path, environment: &Environment, args: RegisterArgs) -> an
         file.set(key, None);
     }
     let config = Config::new(dir, environment, &file)?;
+    if config.server.proxy().is_some() {
+        keep_proxy(&mut file, environment);
+    }
     let _lock = Lock::take(dir)?.with_context(|| format!("an agent runs in {}: stop it first", dir.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut credentials = Credentials::unregistered(&config)?;
@@ -118,6 +121,17 @@ pub fn register(dir: &Path, environment: &Environment, args: RegisterArgs) -> an
     );
     println!("next: ace-agent install-service, or ace-agent run");
     Ok(())
+}
+
+/// A service is not started from the shell that registers: it finds the proxy in the settings.
+fn keep_proxy(file: &mut ConfigFile, environment: &Environment) {
+    let proxy = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+    let exceptions = ["NO_PROXY", "no_proxy"];
+    for (key, names) in [("https_proxy", &proxy[..]), ("no_proxy", &exceptions[..])] {
+        if let Some(value) = names.iter().find_map(|name| environment.get(name)) {
+            file.set(key, Some(value.into()));
+        }
+    }
 }
 
 fn registration_token(typed: Option<&str>, stored: Option<&str>) -> anyhow::Result<Secret> {
@@ -140,8 +154,10 @@ fn registration_token(typed: Option<&str>, stored: Option<&str>) -> anyhow::Resu
 
 /// Tells how the running agent is. Exit code 1 where none runs or it is not connected.
 pub fn status(dir: &Path, args: &StatusArgs, world: World) -> anyhow::Result<ExitCode> {
-    let running = dir.is_dir() && Lock::take(dir)?.is_none();
-    let status = Status::read(dir).ok().filter(|_| running);
+    let running = dir.is_dir() && Lock::is_held(dir);
+    // One that has just started finds what the one before it wrote.
+    let holder = Lock::holder(dir);
+    let status = Status::read(dir).ok().filter(|status| holder == Some(status.pid));
     let connected = status.as_ref().and_then(|status| status.transport);
     match (args.json, &status) {
         (true, _) => println!("{}", serde_json::json!({ "running": running, "status": status })),

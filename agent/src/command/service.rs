@@ -6,25 +6,18 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
 
-use crate::{
-    config::{Environment, FILE, write_private},
-    daemon::Lock,
-    status::Status,
-};
+use super::running::end_running;
+use crate::config::{Environment, FILE, write_private};
 
 /// The service's name at systemd.
 pub const UNIT: &str = "open-ace-agent.service";
 /// And at launchd.
 pub const LABEL: &str = "com.open-ace.agent";
 const SCRIPT: &str = "start-agent.sh";
-
-/// How long a running agent has to end its sessions and itself.
-const ENDING: Duration = Duration::from_secs(40);
 
 #[derive(clap::Args)]
 pub struct InstallArgs {
@@ -58,15 +51,15 @@ pub struct Service {
 }
 
 impl Manager {
-    /// The one of this machine.
-    pub fn here() -> Self {
-        if cfg!(target_os = "macos") {
-            return Self::Launchd;
-        }
-        match Path::new("/run/systemd/system").is_dir() {
-            true if is_root() => Self::SystemdSystem,
-            true => Self::SystemdUser,
-            false => Self::Script,
+    /// The one of this machine; `OPENACE_SERVICE_MANAGER=script` leaves it alone.
+    pub fn here(environment: &Environment) -> anyhow::Result<Self> {
+        match environment.get("OPENACE_SERVICE_MANAGER") {
+            Some("script") => Ok(Self::Script),
+            Some(other) => bail!("OPENACE_SERVICE_MANAGER: `{other}` is not known; `script`, or leave it unset"),
+            None if cfg!(target_os = "macos") => Ok(Self::Launchd),
+            None if !Path::new("/run/systemd/system").is_dir() => Ok(Self::Script),
+            None if is_root() => Ok(Self::SystemdSystem),
+            None => Ok(Self::SystemdUser),
         }
     }
 
@@ -90,38 +83,49 @@ impl Manager {
         }
     }
 
-    fn start(self, file: &Path) -> Vec<Vec<String>> {
-        let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        let file = file.display().to_string();
+    /// Has it start the agent now and with the machine.
+    fn enable(self, file: &Path) -> Vec<Vec<String>> {
         match self {
-            Self::SystemdSystem => vec![
-                words("systemctl daemon-reload"),
-                words(&format!("systemctl enable {UNIT}")),
-                words(&format!("systemctl restart {UNIT}")),
+            Self::SystemdSystem | Self::SystemdUser => vec![
+                self.systemctl(&["daemon-reload"]),
+                self.systemctl(&["enable", UNIT]),
+                self.systemctl(&["restart", UNIT]),
             ],
-            Self::SystemdUser => vec![
-                words("systemctl --user daemon-reload"),
-                words(&format!("systemctl --user enable {UNIT}")),
-                words(&format!("systemctl --user restart {UNIT}")),
-            ],
-            Self::Launchd => vec![vec!["launchctl".to_owned(), "load".to_owned(), "-w".to_owned(), file]],
-            Self::Script => Vec::new(),
+            Self::Launchd | Self::Script => vec![self.start(file)],
         }
     }
 
-    fn stop(self, file: &Path) -> Vec<Vec<String>> {
-        let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    /// Starts what is installed.
+    pub fn start(self, file: &Path) -> Vec<String> {
         match self {
-            Self::SystemdSystem => vec![words(&format!("systemctl disable --now {UNIT}"))],
-            Self::SystemdUser => vec![words(&format!("systemctl --user disable --now {UNIT}"))],
-            Self::Launchd => vec![vec![
-                "launchctl".to_owned(),
-                "unload".to_owned(),
-                "-w".to_owned(),
-                file.display().to_string(),
-            ]],
-            Self::Script => Vec::new(),
+            Self::SystemdSystem | Self::SystemdUser => self.systemctl(&["start", UNIT]),
+            Self::Launchd => words(&["launchctl", "load", "-w"], file),
+            Self::Script => words(&["sh"], file),
         }
+    }
+
+    /// Stops it; it starts again with the machine. A script's agent is nobody's to stop but its own.
+    pub fn stop(self, file: &Path) -> Option<Vec<String>> {
+        match self {
+            Self::SystemdSystem | Self::SystemdUser => Some(self.systemctl(&["stop", UNIT])),
+            Self::Launchd => Some(words(&["launchctl", "unload"], file)),
+            Self::Script => None,
+        }
+    }
+
+    /// Stops it for good.
+    fn disable(self, file: &Path) -> Option<Vec<String>> {
+        match self {
+            Self::SystemdSystem | Self::SystemdUser => Some(self.systemctl(&["disable", "--now", UNIT])),
+            Self::Launchd => Some(words(&["launchctl", "unload", "-w"], file)),
+            Self::Script => None,
+        }
+    }
+
+    fn systemctl(self, arguments: &[&str]) -> Vec<String> {
+        let whose = (self == Self::SystemdUser).then_some("--user");
+        let all = ["systemctl", "--no-ask-password"].into_iter().chain(whose);
+        all.chain(arguments.iter().copied()).map(str::to_owned).collect()
     }
 
     fn hint(self, file: &Path) -> String {
@@ -133,11 +137,16 @@ impl Manager {
             ),
             Self::Launchd => format!("stop: launchctl unload {}", file.display()),
             Self::Script => format!(
-                "this machine has neither systemd nor launchd: start the agent with {} (for example from crontab's @reboot)",
+                "the agent runs; without systemd or launchd nobody starts it with the machine: have {} run then (crontab's @reboot)",
                 file.display()
             ),
         }
     }
+}
+
+fn words(program: &[&str], file: &Path) -> Vec<String> {
+    let file = file.display().to_string();
+    program.iter().map(|word| (*word).to_owned()).chain([file]).collect()
 }
 
 /// Quotes for systemd: backslash, quote, percent and dollar mean something there.
@@ -263,7 +272,7 @@ impl Service {
 
 /// Installs and starts the service. Done again it takes the place of the one before.
 pub fn install(dir: &Path, environment: &Environment, args: &InstallArgs) -> anyhow::Result<()> {
-    let manager = Manager::here();
+    let manager = Manager::here(environment)?;
     let service = Service::of_this(dir, environment, args)?;
     let text = manager.text(&service);
     if args.print {
@@ -274,11 +283,14 @@ pub fn install(dir: &Path, environment: &Environment, args: &InstallArgs) -> any
     let parent = file.parent().context("a service file needs a directory")?;
     fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
     put(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
+    // One that runs already would keep running with the program and the settings of before.
     if manager == Manager::Launchd {
-        // One that is loaded already would keep running with the settings of before.
-        manager.stop(&file).iter().for_each(|command| drop(run(command)));
+        manager.disable(&file).iter().for_each(|command| drop(run(command)));
     }
-    for command in manager.start(&file) {
+    if manager == Manager::Script {
+        end_running(dir)?;
+    }
+    for command in manager.enable(&file) {
         run(&command).with_context(|| format!("{} is written, but the service does not start", file.display()))?;
     }
     println!("installed {}\n{}", file.display(), manager.hint(&file));
@@ -300,7 +312,7 @@ fn put(file: &Path, text: &str) -> io::Result<()> {
     Ok(())
 }
 
-fn run(command: &[String]) -> anyhow::Result<()> {
+pub fn run(command: &[String]) -> anyhow::Result<()> {
     let Some((program, arguments)) = command.split_first() else {
         bail!("nothing to run");
     };
@@ -315,10 +327,10 @@ fn run(command: &[String]) -> anyhow::Result<()> {
 
 /// Stops and removes the service, and then the agent's directory with all that is in it.
 pub fn uninstall(dir: &Path, environment: &Environment) -> anyhow::Result<()> {
-    let manager = Manager::here();
+    let manager = Manager::here(environment)?;
     let file = manager.file(&environment.home(), dir);
     if file.exists() {
-        for command in manager.stop(&file) {
+        if let Some(command) = manager.disable(&file) {
             if let Err(error) = run(&command) {
                 eprintln!("warning: {error:#}");
             }
@@ -326,50 +338,12 @@ pub fn uninstall(dir: &Path, environment: &Environment) -> anyhow::Result<()> {
         fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
         println!("removed {}", file.display());
         if matches!(manager, Manager::SystemdSystem | Manager::SystemdUser) {
-            let user = if manager == Manager::SystemdUser {
-                "systemctl --user daemon-reload"
-            } else {
-                "systemctl daemon-reload"
-            };
-            drop(run(&user.split(' ').map(str::to_owned).collect::<Vec<_>>()));
+            drop(run(&manager.systemctl(&["daemon-reload"])));
         }
     }
     end_running(dir)?;
     remove_dir(dir, &environment.home())?;
     println!("The machine still stands in the server's list; an administrator can take it off there.");
-    Ok(())
-}
-
-/// Ends an agent that no service manager looks after, and waits until it is gone.
-#[cfg(unix)]
-fn end_running(dir: &Path) -> anyhow::Result<()> {
-    use rustix::process::{Pid, Signal, kill_process};
-
-    if !Lock::is_held(dir) {
-        return Ok(());
-    }
-    let status = Status::read(dir).context("an agent runs, and does not tell its process; stop it first")?;
-    if let Some(pid) = Pid::from_raw(status.pid.cast_signed()) {
-        // One that has just ended is no error.
-        let _gone_already = kill_process(pid, Signal::TERM);
-    }
-    let deadline = Instant::now() + ENDING;
-    while Lock::is_held(dir) {
-        if Instant::now() > deadline {
-            bail!("the agent (pid {}) does not end; stop it first", status.pid);
-        }
-        pause();
-    }
-    Ok(())
-}
-
-#[expect(clippy::disallowed_methods, reason = "a command of one thread, without a runtime")]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(50));
-}
-
-#[cfg(not(unix))]
-fn end_running(_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 

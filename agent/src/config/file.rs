@@ -14,7 +14,7 @@ use super::ConfigError;
 const MAX_BYTES: u64 = 1 << 20;
 
 /// Every key that the agent knows; others are kept, and told once.
-const KNOWN: [&str; 23] = [
+const KNOWN: [&str; 25] = [
     "server_url",
     "machine_id",
     "machine_name",
@@ -29,6 +29,8 @@ const KNOWN: [&str; 23] = [
     "roots",
     "ca_file",
     "pin_sha256",
+    "https_proxy",
+    "no_proxy",
     "heartbeat_interval",
     "reconnect_base_delay",
     "reconnect_max_delay",

@@ -95,6 +95,18 @@ fn a_wrong_value_is_named_with_its_place() {
 }
 
 #[test]
+fn a_service_finds_the_proxy_in_its_settings_and_a_shell_in_its_environment() {
+    let text =
+        r#"{"server_url":"https://ace.example.com","https_proxy":"http://alice:s3cret@proxy:3128","no_proxy":"lan"}"#;
+    let proxy = |environment: &Environment, text| config(environment, text).unwrap().server.proxy();
+    let stored = proxy(&empty(), text).unwrap();
+    assert!(stored.contains("proxy:3128") && !stored.contains("s3cret"), "{stored}");
+    let environment = Environment::from([("HTTPS_PROXY", "http://other:8080")]);
+    assert!(proxy(&environment, text).unwrap().contains("other:8080"));
+    assert_eq!(proxy(&empty(), &text.replace("\"lan\"", "\"ace.example.com\"")), None);
+}
+
+#[test]
 fn rewriting_keeps_what_it_does_not_know_and_is_for_the_owner_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("new").join(FILE);

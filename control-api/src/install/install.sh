@@ -169,16 +169,8 @@ fetch_agent() {
     fail 69 "the server holds no agent that runs on this machine ($targets); it holds: ${held:-none}"
 }
 
-# Runs a command of the new agent with what all of them are told; nothing of it reaches the command line of others.
+# Runs a command of the new agent; the script itself may be its standard input.
 agent() {
-    if [ -n "$ca_file" ]; then
-        OPENACE_CA_FILE=$ca_file
-        export OPENACE_CA_FILE
-    fi
-    if [ -n "$pin" ]; then
-        OPENACE_TLS_FINGERPRINT=$pin
-        export OPENACE_TLS_FINGERPRINT
-    fi
     if [ "$insecure" = yes ]; then
         OPENACE_ALLOW_INSECURE_PRIVATE_WS=1
         export OPENACE_ALLOW_INSECURE_PRIVATE_WS
@@ -205,6 +197,9 @@ register() {
     [ -n "$token" ] || return 0
     set -- --server "$server" --dir "$dir"
     [ -z "$name" ] || set -- "$@" --name "$name"
+    # The settings keep them, so that an upgrade and the service know them too.
+    [ -z "$ca_file" ] || set -- "$@" --ca-file "$ca_file"
+    [ -z "$pin" ] || set -- "$@" --pin "$pin"
     spending=yes
     OPENACE_REGISTRATION_TOKEN=$token
     export OPENACE_REGISTRATION_TOKEN
@@ -214,19 +209,20 @@ register() {
     unset OPENACE_REGISTRATION_TOKEN
 }
 
-stop_service() {
-    case $system in
-        Darwin)
-            plist=${HOME:-}/Library/LaunchAgents/com.open-ace.agent.plist
-            [ ! -e "$plist" ] || launchctl unload "$plist" >/dev/null 2>&1 || true
-            ;;
-        *)
-            if has systemctl; then
-                systemctl --no-ask-password stop open-ace-agent >/dev/null 2>&1 || true
-                systemctl --user stop open-ace-agent >/dev/null 2>&1 || true
-            fi
-            ;;
-    esac
+# A running agent holds its directory, and its program cannot be replaced everywhere.
+stop_agent() {
+    [ "$service" = yes ] && [ -e "$dir/config.json" ] || return 0
+    stopped=yes
+    agent "$work/ace-agent" stop --dir "$dir" || fail 71 "the agent that runs in $dir cannot be stopped"
+}
+
+# Whatever the end: an agent that was stopped on the way and not replaced goes on.
+clean_up() {
+    if [ "${stopped:-no}" = yes ]; then
+        agent "$work/ace-agent" start --dir "$dir" || warn "the agent of before was stopped; $dir/ace-agent start starts it"
+    fi
+    rm -rf "$work"
+    [ "$made" = no ] || rmdir "$dir" 2>/dev/null || true
 }
 
 main() {
@@ -237,17 +233,18 @@ main() {
     mkdir -p "$dir" || fail 73 "$dir cannot be made"
     # In the same folder, so that it takes the old one's place in one step.
     work=$(mktemp -d "$dir/.install.XXXXXX") || fail 73 "$dir cannot be written to"
-    trap 'rm -rf "$work"; [ "$made" = no ] || rmdir "$dir" 2>/dev/null || true' EXIT
+    trap clean_up EXIT
     trap 'exit 130' INT TERM HUP
     fetch_agent
     install_cli
+    stop_agent
     register
-    if [ "$service" = yes ]; then
-        stop_service
-    fi
     mv -f "$work/ace-agent" "$dir/ace-agent" || fail 73 "$dir/ace-agent cannot be replaced"
     if [ "$service" = yes ]; then
-        agent "$dir/ace-agent" install-service --dir "$dir" ||
+        set -- --dir "$dir"
+        [ "$insecure" = no ] || set -- "$@" --allow-insecure-private
+        stopped=no
+        agent "$dir/ace-agent" install-service "$@" ||
             fail 71 "the machine is registered, but the service was not installed; $dir/ace-agent run --dir $dir starts it by hand"
     fi
     say "Done. The agent lives in $dir; $dir/ace-agent status --dir $dir tells how it is."

@@ -19,7 +19,7 @@ use crate::testing::worlds;
 /// Writes down how it was called, and fails where the test says so.
 const AGENT: &str = r#"#!/bin/sh
 home=${FAKE_AGENT_LOG:?}
-printf '%s|token=%s|ca=%s\n' "$*" "${OPENACE_REGISTRATION_TOKEN:-}" "${OPENACE_CA_FILE:-}" >>"$home"
+printf '%s|token=%s\n' "$*" "${OPENACE_REGISTRATION_TOKEN:-}" >>"$home"
 case $1 in
     --version) echo "ace-agent 9.9.9" ;;
     register) touch "$5/config.json" ;;
@@ -129,10 +129,15 @@ async fn it_downloads_checks_registers_and_starts_in_that_order() {
         assert!(output.status.success(), "{output:?}");
         let dir = bench.dir().display().to_string();
         let server = bench.server;
+        // The second time there is one already.
+        let stop = match shell {
+            "sh" => format!("stop --dir {dir}|token=\n"),
+            _ => String::new(),
+        };
         let expected = format!(
-            "--version|token=|ca=\n\
-             register --server http://{server} --dir {dir} --name my machine|token=acer_t|ca=\n\
-             install-service --dir {dir}|token=|ca=\n"
+            "--version|token=\n\
+             {stop}register --server http://{server} --dir {dir} --name my machine|token=acer_t\n\
+             install-service --dir {dir}|token=\n"
         );
         assert_eq!(bench.calls(), expected, "{shell}: the token is in no command line");
         let agent = bench.dir().join("ace-agent");
@@ -161,6 +166,21 @@ async fn trap_47_an_upgrade_keeps_who_the_machine_is_and_needs_no_token() {
             .ends_with("# newer\n")
     );
     assert_eq!(fs::read_to_string(bench.dir().join("machine_id")).unwrap(), "kept");
+}
+
+#[tokio::test]
+async fn what_the_connection_needs_is_kept_for_upgrades_and_the_service() {
+    let bench = Bench::new(Some(AGENT)).await;
+    let authority = bench.home.path().join("ca.pem");
+    fs::write(&authority, "x").unwrap();
+    let authority = authority.to_str().unwrap();
+    let trust = ["--ca-file", authority, "--pin", "ab12", "--allow-insecure-private"];
+    let output = bench.run("sh", &[&TOKEN[..], &trust].concat()).await;
+    assert!(output.status.success(), "{output:?}");
+    let calls = bench.calls();
+    assert!(calls.contains(&format!("--ca-file {authority} --pin ab12|")), "{calls}");
+    let service = calls.lines().find(|call| call.starts_with("install-service")).unwrap();
+    assert!(service.contains("--allow-insecure-private"), "{calls}");
 }
 
 #[tokio::test]
@@ -214,6 +234,7 @@ async fn a_registration_that_fails_leaves_no_service_and_a_running_agent_alone()
     let bench = Bench::new(Some(AGENT)).await;
     fs::create_dir(bench.dir()).unwrap();
     fs::write(bench.dir().join("ace-agent"), "the old one").unwrap();
+    fs::write(bench.dir().join("config.json"), "{}").unwrap();
     let output = bench
         .command("bash", &TOKEN)
         .env("FAKE_AGENT_FAILS", "register")
@@ -222,6 +243,9 @@ async fn a_registration_that_fails_leaves_no_service_and_a_running_agent_alone()
         .unwrap();
     failed(&output, 69, "the machine was not registered");
     assert!(!bench.calls().contains("install-service"));
+    let calls = bench.calls();
+    let order: Vec<_> = calls.lines().filter_map(|call| call.split(' ').next()).collect();
+    assert_eq!(order[1..], ["stop", "register", "start"], "{calls}");
     assert_eq!(
         fs::read_to_string(bench.dir().join("ace-agent")).unwrap(),
         "the old one"
@@ -294,6 +318,6 @@ async fn uninstalling_leaves_nothing_and_touches_only_an_agents_folder() {
     assert!(
         bench
             .calls()
-            .ends_with(&format!("uninstall --dir {}|token=|ca=\n", bench.dir().display()))
+            .ends_with(&format!("uninstall --dir {}|token=\n", bench.dir().display()))
     );
 }
