@@ -330,10 +330,8 @@ pub fn uninstall(dir: &Path, environment: &Environment) -> anyhow::Result<()> {
     let manager = Manager::here(environment)?;
     let file = manager.file(&environment.home(), dir);
     if file.exists() {
-        if let Some(command) = manager.disable(&file) {
-            if let Err(error) = run(&command) {
-                eprintln!("warning: {error:#}");
-            }
+        if let Some(Err(error)) = manager.disable(&file).map(|command| run(&command)) {
+            eprintln!("warning: {error:#}");
         }
         fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
         println!("removed {}", file.display());
