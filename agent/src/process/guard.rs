@@ -22,9 +22,9 @@ use super::{GRACE, Order, Sign};
 /// `ace-agent guard -- COMMAND …`: what the agent starts, never people.
 #[derive(clap::Args)]
 pub struct GuardArgs {
-    /// Becomes the command itself, tied to the life of its parent.
-    #[arg(long)]
-    tied: bool,
+    /// Becomes the command itself, tied to the life of its parent: the guard with this process id.
+    #[arg(long, value_name = "PID")]
+    tied: Option<u32>,
     /// The CLI and its arguments.
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
@@ -41,10 +41,9 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Runs the command until it has ended, with everything that it started; answers as it did, 128 + n for signal n.
 pub fn run(args: &GuardArgs) -> ExitCode {
-    let done = if args.tied {
-        Err(become_the_cli(&args.command))
-    } else {
-        watch(&args.command)
+    let done = match args.tied {
+        Some(guard) => Err(become_the_cli(guard, &args.command)),
+        None => watch(&args.command),
     };
     match done {
         // Not a return: that thread would be waited for.
@@ -58,10 +57,14 @@ pub fn run(args: &GuardArgs) -> ExitCode {
 }
 
 /// Should even the guard be killed, the kernel ends the CLI.
-fn become_the_cli(command: &[OsString]) -> io::Error {
+fn become_the_cli(guard: u32, command: &[OsString]) -> io::Error {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
         return error.into();
+    }
+    // One that was killed before this gives no signal any more.
+    if std::os::unix::process::parent_id() != guard {
+        return io::Error::other("its guard has ended");
     }
     match command.split_first() {
         Some((program, args)) => Command::new(program).args(args).exec(),
@@ -127,7 +130,7 @@ impl Guard {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let mut cli = Command::new(own_executable()?)
             .arg0("ace-agent")
-            .args(["guard", "--tied", "--"])
+            .args(["guard", "--tied", &std::process::id().to_string(), "--"])
             .args(command)
             .stdin(Stdio::piped())
             .process_group(0)

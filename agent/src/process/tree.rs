@@ -25,7 +25,9 @@ fn all() -> impl Iterator<Item = (i32, i32, bool)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
-        let (parent, alive) = parse(&fs::read_to_string(entry.path().join("stat")).ok()?)?;
+        // The kernel cuts names at 15 bytes, be it in the middle of a letter.
+        let stat = fs::read(entry.path().join("stat")).ok()?;
+        let (parent, alive) = parse(&String::from_utf8_lossy(&stat))?;
         Some((pid, parent, alive))
     })
 }
@@ -46,5 +48,27 @@ mod tests {
         assert_eq!(parse("7 (a) Z 1 (b c) S 42 7 7 0"), Some((42, true)));
         assert_eq!(parse("7 (sh) Z 3 7 7 0"), Some((3, false)));
         assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn a_name_that_is_cut_in_the_middle_of_a_letter_hides_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir.path().join("fourteen-bytesü");
+        std::os::unix::fs::symlink("/bin/sh", &name).unwrap();
+        let mut child = std::process::Command::new(&name)
+            .args(["-c", "read _"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let comm = fs::read(format!("/proc/{}/comm", child.id())).unwrap();
+        assert_eq!(comm, b"fourteen-bytes\xc3\n");
+        let found = descendants();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(
+            found
+                .iter()
+                .any(|pid| pid.as_raw_nonzero().get().cast_unsigned() == child.id())
+        );
     }
 }

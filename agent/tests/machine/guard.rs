@@ -63,3 +63,17 @@ fn the_guard_answers_as_its_cli_did() {
     assert_eq!(run("kill -9 $$"), Some(137));
     assert_eq!(run("exec /no/such/program"), Some(127));
 }
+
+#[test]
+fn a_cli_whose_guard_has_ended_already_is_not_run() {
+    let tied_to = |guard: u32| {
+        let mut tied = Command::new(env!("CARGO_BIN_EXE_ace-agent"));
+        let guard = guard.to_string();
+        tied.args(["guard", "--tied", &guard, "--", "sh", "-c", "echo ran"]);
+        tied.output().unwrap()
+    };
+    assert_eq!(tied_to(std::process::id()).stdout, b"ran\n");
+    let orphan = tied_to(std::process::id() + 1);
+    assert_eq!((orphan.status.code(), orphan.stdout), (Some(127), Vec::new()));
+    assert!(String::from_utf8_lossy(&orphan.stderr).contains("its guard has ended"));
+}
