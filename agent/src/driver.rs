@@ -96,6 +96,8 @@ pub enum Refused {
     Restart,
     /// It cannot be done.
     Never(String),
+    /// It could have been done, and went wrong on this machine.
+    Failed(String),
 }
 
 /// What follows.

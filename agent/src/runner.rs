@@ -4,6 +4,8 @@
 
 use std::{
     collections::HashMap,
+    convert::identity,
+    io,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -12,9 +14,9 @@ use std::{
 use ace_policies::{
     MachineId, SessionId,
     secret::Secret,
-    wire::{Failure, FailureCode, Start, ToAgent},
+    wire::{Failure, FailureCode, FromAgent, Start, ToAgent},
 };
-use tokio::{sync::mpsc, time::interval};
+use tokio::{sync::mpsc, task::spawn_blocking, time::interval};
 use tokio_util::sync::CancellationToken;
 
 mod disk;
@@ -25,9 +27,10 @@ use home::Home;
 use crate::{
     adapter::{Adapters, Given},
     conversation::{Ask, Conversation},
+    driver::{Input, Refused},
     process::{directory, environment::Environment},
     sessions::millis,
-    supervisor::{Effect, End, Event, Limits, ProcessNumber, Supervisor},
+    supervisor::{Effect, End, Event, Limits, ProcessNumber, Saved, Supervisor},
     transport::GatewayUrl,
     uplink::{Up, Uplink},
 };
@@ -178,9 +181,56 @@ impl Runner {
         {
             self.conversations.remove(&(*session_id, *process));
         }
-        for effect in self.supervisor.handle(event, self.now()) {
-            self.apply(effect).await;
+        let effects = self.supervisor.handle(event, self.now());
+        self.follow(effects).await;
+    }
+
+    /// In order. What is not on the disk is neither acknowledged nor handed to a CLI: its sender hears of it instead.
+    async fn follow(&mut self, effects: Vec<Effect>) {
+        let mut unsaved = HashMap::new();
+        for effect in effects {
+            match effect {
+                Effect::Save(session_id, saved) => match self.save(*saved).await {
+                    Ok(()) => drop(unsaved.remove(&session_id)),
+                    Err(why) => drop(unsaved.insert(session_id, why)),
+                },
+                // A command is about one session: nothing else of it is done either.
+                Effect::Say(FromAgent::Ack { command_id }) if !unsaved.is_empty() => {
+                    let why = unsaved.into_values().next().unwrap_or_default();
+                    let refusal = self.supervisor.take_back(command_id, why);
+                    return self.apply(refusal).await;
+                }
+                Effect::Give {
+                    session_id,
+                    process,
+                    tag,
+                    input: Input::Message(_),
+                } if unsaved.contains_key(&session_id) => {
+                    let refused = unsaved.get(&session_id).cloned().map(Refused::Failed);
+                    self.tell(Event::Taken {
+                        session_id,
+                        process,
+                        tag,
+                        refused,
+                    });
+                }
+                effect => self.apply(effect).await,
+            }
         }
+    }
+
+    /// Answers once it is on the disk, or why it is not.
+    async fn save(&self, saved: Saved) -> Result<(), String> {
+        let (dir, session_id) = (self.config.dir.clone(), saved.start.session_id);
+        let written = spawn_blocking(move || disk::save(&dir, &saved)).await;
+        written.map_err(io::Error::other).and_then(identity).map_err(|error| {
+            tracing::error!(%session_id, %error, "a session cannot be written to the disk");
+            format!("this machine's disk does not take it: {error}")
+        })
+    }
+
+    fn tell(&self, event: Event) {
+        self.news.send(event).ok();
     }
 
     async fn apply(&mut self, effect: Effect) {
@@ -228,11 +278,8 @@ impl Runner {
                 process,
                 grace_ms,
             } => self.ask(session_id, process, Ask::End(grace_ms)),
-            Effect::Save(session_id, saved) => {
-                if let Err(error) = disk::save(&self.config.dir, &saved) {
-                    tracing::error!(%session_id, %error, "a session cannot be written to the disk");
-                }
-            }
+            // It is written in `follow`, where what comes after depends on it.
+            Effect::Save(..) => {}
             Effect::Close(session_id) => drop(self.homes.remove(&session_id)),
             Effect::Forget(session_id) => {
                 self.homes.remove(&session_id);
@@ -265,13 +312,11 @@ impl Runner {
             }
             Err(failure) => {
                 let end = End::NotStarted(failure);
-                self.news
-                    .send(Event::Exited {
-                        session_id,
-                        process: number,
-                        end,
-                    })
-                    .ok();
+                self.tell(Event::Exited {
+                    session_id,
+                    process: number,
+                    end,
+                });
             }
         }
     }
@@ -290,7 +335,7 @@ impl Runner {
             )
         })?;
         let project = directory::check(&start.project_path, &self.config.roots)?;
-        let dir = disk::private_dir(&self.config.dir, session_id).map_err(|error| {
+        let dir = disk::cli_dir(&self.config.dir, session_id).map_err(|error| {
             no(
                 FailureCode::Failed,
                 format!("the session's directory cannot be made: {error}"),
@@ -334,6 +379,3 @@ impl Runner {
         tokio::time::timeout(LAST_WAIT, self.writer).await.ok();
     }
 }
-
-#[cfg(test)]
-mod tests;

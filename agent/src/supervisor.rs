@@ -21,6 +21,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+use command::session_of;
 pub use saved::{Queued, Saved};
 use session::Session;
 
@@ -198,7 +199,8 @@ pub enum Effect {
         /// How long it may take by itself.
         grace_ms: u64,
     },
-    /// A session as it is goes to the disk, before anything that follows.
+    /// A session as it is goes to the disk, before anything that follows. Where it cannot, an `Ack` that follows is none:
+    /// [`Supervisor::take_back`]; and a message that follows is refused with `Taken`.
     Save(SessionId, Box<Saved>),
     /// A session has ended: its relay can go.
     Close(SessionId),
@@ -211,6 +213,8 @@ pub enum Effect {
 pub struct Supervisor {
     limits: Limits,
     sessions: BTreeMap<SessionId, Session>,
+    /// The session of the command that is being handled, as it was before it.
+    before: Option<(SessionId, Option<Session>)>,
     /// The server's clock less ours.
     clock_ahead_ms: i64,
     ending: bool,
@@ -225,6 +229,7 @@ impl Supervisor {
         Self {
             limits,
             sessions: sessions.collect(),
+            before: None,
             clock_ahead_ms: 0,
             ending: false,
         }
@@ -241,6 +246,7 @@ impl Supervisor {
                 command,
             } => {
                 let expired = now + self.clock_ahead_ms > expires_at_ms;
+                self.before = session_of(&command).map(|id| (id, self.sessions.get(&id).cloned()));
                 self.command(command_id, expired, command, now, out);
             }
             Event::Connected { clock_ahead_ms, known } => {
@@ -298,9 +304,15 @@ impl Supervisor {
         effects
     }
 
-    /// The sessions that are there, with their runs.
-    pub fn runs(&self) -> impl Iterator<Item = (SessionId, i64)> {
-        self.sessions.iter().map(|(id, session)| (*id, session.saved.start.run))
+    /// Makes the latest command undone, which could not be written to the disk and of which nothing was done yet; answers with what
+    /// its sender is told.
+    pub fn take_back(&mut self, command_id: Uuid, why: String) -> Effect {
+        match self.before.take() {
+            Some((id, Some(before))) => drop(self.sessions.insert(id, before)),
+            Some((id, None)) => drop(self.sessions.remove(&id)),
+            None => {}
+        }
+        done(command_id, Some(failure(FailureCode::Failed, why)))
     }
 
     /// Sessions whose CLI runs.

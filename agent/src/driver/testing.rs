@@ -45,7 +45,7 @@ impl Replay {
             match self.driver.input(input) {
                 Ok(acts) => self.note(acts),
                 Err(Refused::Restart) => self.words.push("refused: restart".to_owned()),
-                Err(Refused::Never(why)) => self.words.push(format!("refused: {why}")),
+                Err(Refused::Never(why) | Refused::Failed(why)) => self.words.push(format!("refused: {why}")),
             }
         }
         if let (Some(method), Some(id)) = (text(message, "/method"), message["id"].as_u64())

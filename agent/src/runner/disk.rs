@@ -1,15 +1,16 @@
 //! Sessions on the disk: `sessions/ID/session.json`, for this user only.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use ace_policies::SessionId;
 
-use crate::supervisor::Saved;
+use crate::{
+    config::{private_dir, sync_dir, write_private},
+    supervisor::Saved,
+};
 
 const FILE: &str = "session.json";
 
@@ -27,30 +28,33 @@ pub fn load(dir: &Path) -> Vec<Saved> {
         .collect()
 }
 
-/// Writes a session whole or not at all.
+/// Writes a session whole or not at all; neither a dead agent nor a power cut takes it back once this has returned.
 pub fn save(dir: &Path, saved: &Saved) -> io::Result<()> {
-    let dir = make(&session_dir(dir, saved.start.session_id))?;
-    let (path, fresh) = (dir.join(FILE), dir.join("session.json.new"));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&fresh)?;
-    file.write_all(&serde_json::to_vec(saved)?)?;
-    file.sync_data()?;
-    fs::rename(fresh, path)
+    let dir = session_dir(dir, saved.start.session_id);
+    let is_new = !dir.is_dir();
+    write_private(&dir.join(FILE), &serde_json::to_vec(saved)?)?;
+    match dir.parent() {
+        Some(sessions) if is_new => sync_dir(sessions),
+        _ => Ok(()),
+    }
 }
 
 /// Where the CLI's own files of a session go.
-pub fn private_dir(dir: &Path, session: SessionId) -> io::Result<PathBuf> {
-    make(&session_dir(dir, session).join("cli"))
+pub fn cli_dir(dir: &Path, session: SessionId) -> io::Result<PathBuf> {
+    let dir = session_dir(dir, session).join("cli");
+    private_dir(&dir)?;
+    Ok(dir)
 }
 
 /// Removes what was written here; what others keep of the session stays.
 pub fn forget(dir: &Path, session: SessionId) {
     let dir = session_dir(dir, session);
-    fs::remove_file(dir.join(FILE)).ok();
+    for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+        // Also what an agent that was killed in the middle of writing has left beside it.
+        if entry.file_name().to_string_lossy().starts_with(FILE) {
+            fs::remove_file(entry.path()).ok();
+        }
+    }
     fs::remove_dir_all(dir.join("cli")).ok();
     // Only where nothing else is in it.
     fs::remove_dir(dir).ok();
@@ -58,9 +62,4 @@ pub fn forget(dir: &Path, session: SessionId) {
 
 fn session_dir(dir: &Path, session: SessionId) -> PathBuf {
     dir.join("sessions").join(session.to_string())
-}
-
-fn make(dir: &Path) -> io::Result<PathBuf> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    Ok(dir.to_owned())
 }

@@ -81,17 +81,16 @@ impl Supervisor {
             .sessions
             .entry(session_id)
             .or_insert_with(|| Session::new(saved.clone()));
-        session.begin(saved, &self.limits, out);
+        let mut before_it = Vec::new();
+        session.begin(saved, &self.limits, &mut before_it);
         session.token_until_ms = Some(until_ms);
-        out.extend([
-            session.save(),
-            ack(id),
-            Effect::Token {
-                session_id,
-                token,
-                until_ms,
-            },
-        ]);
+        out.extend([session.save(), ack(id)]);
+        out.append(&mut before_it);
+        out.push(Effect::Token {
+            session_id,
+            token,
+            until_ms,
+        });
         session.go_on(&self.limits, now, out);
     }
 }
@@ -140,7 +139,8 @@ pub(super) fn ack(command_id: Uuid) -> Effect {
     Effect::Say(FromAgent::Ack { command_id })
 }
 
-fn session_of(command: &Command) -> Option<SessionId> {
+/// Whose a command is; none where it is the machine's.
+pub(super) fn session_of(command: &Command) -> Option<SessionId> {
     match command {
         Command::StartSession(start) => Some(start.session_id),
         Command::SendMessage { session_id, .. }

@@ -156,7 +156,7 @@ impl Session {
                 out.push(done(id, None));
             }
             Some(Refused::Restart) => self.restart_for(given, limits, now, out),
-            Some(Refused::Never(why)) => self.refuse(given, why, out),
+            Some(Refused::Never(why) | Refused::Failed(why)) => self.refuse(given, why, out),
         }
     }
 
@@ -167,10 +167,11 @@ impl Session {
             return out.extend([self.save(), done(id, None)]);
         };
         let why = match why {
-            Refused::Never(why) => why,
-            Refused::Restart => "the CLI takes no messages".to_owned(),
+            Refused::Never(why) => failure(FailureCode::Unsupported, why),
+            Refused::Failed(why) => failure(FailureCode::Failed, why),
+            Refused::Restart => failure(FailureCode::Unsupported, "the CLI takes no messages"),
         };
-        out.push(done(id, Some(failure(FailureCode::Unsupported, why))));
+        out.push(done(id, Some(why)));
         self.turn_ended(None, limits, now, out);
     }
 

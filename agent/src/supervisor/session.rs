@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A session.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Session {
     pub(super) saved: Saved,
     pub(super) process: Process,
@@ -40,7 +40,7 @@ pub struct Session {
 }
 
 /// A command whose input the CLI was given.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Given {
     pub(super) command_id: Uuid,
     /// Model and permission mode as they were, should the CLI not take the change.
@@ -226,8 +226,9 @@ impl Session {
         out.extend([self.save(), ack(id)]);
     }
 
+    /// A full disk does not keep a session from ending: a stop may come twice.
     pub(super) fn stop(&mut self, id: Uuid, limits: &Limits, out: &mut Vec<Effect>) {
-        out.extend([self.save(), ack(id)]);
+        out.extend([ack(id), self.save()]);
         if self.saved.ended.is_some() {
             return out.push(done(id, None));
         }

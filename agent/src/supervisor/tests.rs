@@ -200,6 +200,13 @@ impl World {
     }
 }
 
+fn said_by(effect: Effect) -> String {
+    match effect {
+        Effect::Say(word) => said(word),
+        other => format!("{other:?}"),
+    }
+}
+
 fn said(word: FromAgent) -> String {
     match word {
         FromAgent::Ack { command_id } => format!("ack {}", command_id.as_u128()),
@@ -296,6 +303,60 @@ fn a_command_that_comes_again_is_acknowledged_and_nothing_else() {
 }
 
 #[test]
+fn a_command_that_is_not_on_the_disk_is_taken_back() {
+    let mut world = World::busy();
+    let mut refused = |number: u128, command: Command| {
+        let command_id = Uuid::from_u128(number);
+        let expires_at_ms = 60 * SECOND;
+        let effects = world.supervisor.handle(
+            Event::Command {
+                command_id,
+                expires_at_ms,
+                command,
+            },
+            0,
+        );
+        let is_saved_first = matches!(effects[0], Effect::Save(..)) && effects[1] == command::ack(command_id);
+        assert!(is_saved_first, "{effects:?}");
+        let effect = world.supervisor.take_back(command_id, "full".to_owned());
+        assert_eq!(said_by(effect), format!("done {number}: failed full"));
+    };
+    refused(3, say("two"));
+    refused(4, abort());
+    refused(5, model("-x"));
+    refused(6, Command::StartSession(start(1, 2)));
+    refused(7, Command::StartSession(start(2, 1)));
+    check(world.told(1, Told::TurnEnded(None)), ["status 1 running"]);
+    check(
+        world.again(3, say("two")),
+        ["ack 3", "give 1 message two", "status 1 running busy"],
+    );
+    assert_eq!(world.supervisor.active(), 1);
+}
+
+#[test]
+fn a_stop_asks_nothing_of_the_disk() {
+    let mut world = World::busy();
+    let stop = Event::Command {
+        command_id: Uuid::nil(),
+        expires_at_ms: 1,
+        command: stop(),
+    };
+    let effects = world.supervisor.handle(stop, 0);
+    assert!(matches!(effects[0], Effect::Say(FromAgent::Ack { .. })));
+}
+
+#[test]
+fn a_message_that_cannot_be_handed_over_is_refused_and_the_next_is_tried() {
+    let mut world = World::ready();
+    world.command(say("one"));
+    check(
+        world.taken(1, Some(Refused::Failed("full".to_owned()))),
+        ["done 2: failed full", "status 1 running"],
+    );
+}
+
+#[test]
 fn a_command_whose_time_is_over_is_not_begun_but_a_stop_always_is() {
     let mut world = World::ready();
     let late = |command| Event::Command {
@@ -362,9 +423,9 @@ fn an_older_run_changes_nothing_and_a_later_one_takes_over() {
     check(
         world.command(Command::StartSession(start(1, 2))),
         [
+            "ack 5",
             "done 3: interrupted the session was started anew before it was its turn",
             "end 1",
-            "ack 5",
             "token secret until 10000000",
         ],
     );

@@ -45,6 +45,9 @@ for line in sys.stdin:
         continue
     elif said == "wait":
         continue
+    elif said.startswith("wait for "):
+        while not os.path.exists(said.split()[2]):
+            time.sleep(0.02)
     elif said == "die":
         sys.stderr.write("out of memory\n")
         sys.exit(3)
