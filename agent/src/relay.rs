@@ -24,7 +24,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::{JoinHandle, JoinSet},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 mod credential;
@@ -75,6 +75,10 @@ pub struct Limits {
     /// For a first or a fresh token.
     pub token_wait: Duration,
     pub connect: Duration,
+    /// For a gateway that is not there: a restart of it is sat out.
+    pub restart: Duration,
+    /// For what a caller that is refused still sends.
+    pub discard: Duration,
     /// Until the answer's head; longer than the gateway's own limit, so that the gateway's answer is the one seen.
     pub first_byte: Duration,
     /// Between two chunks of an answer; longer than the gateway's own limit, too.
@@ -95,6 +99,8 @@ impl Default for Limits {
             replay_bytes: 1024 * 1024,
             token_wait: Duration::from_secs(5),
             connect: Duration::from_secs(10),
+            restart: Duration::from_secs(20),
+            discard: Duration::from_secs(5),
             first_byte: Duration::from_secs(630),
             silence: Duration::from_secs(330),
             pool_size: 32,
@@ -149,6 +155,9 @@ type CallerBody = UnsyncBoxBody<Bytes, StreamError>;
 
 /// Pause after a failed accept (out of descriptors): trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Between two looks at whether the gateway is there again.
+const RESTART_PAUSE: Duration = Duration::from_millis(250);
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let room = Arc::new(Semaphore::new(shared.config.limits.connections));
@@ -217,7 +226,9 @@ impl Shared {
         }
         let (caller, body) = request.into_parts();
         let Some(style) = credential::check(&caller.headers, &caller.uri, &self.config.local_key) else {
-            replay::discard(body, self.config.limits.replay_bytes).await;
+            let limits = &self.config.limits;
+            let discarded = timeout(limits.discard, replay::discard(body, limits.replay_bytes)).await;
+            discarded.unwrap_or_default();
             return Err(Refusal::LocalKey);
         };
         let head = head::outgoing(&caller, &self.config)?;
@@ -232,14 +243,11 @@ impl Shared {
         style: Style,
         body: Replay<Incoming>,
     ) -> Result<Response<CallerBody>, Refusal> {
-        let patience = self.config.limits.token_wait;
-        let token = self.config.tokens.latest(patience).await.ok_or(Refusal::NoToken)?;
-        let first = body.attempt().ok_or(Refusal::Target)?;
-        let answer = self.exchange(&head, style, &token, first).await?;
+        let (token, answer) = self.reach(&head, style, &body).await?;
         if answer.status() != StatusCode::UNAUTHORIZED {
             return Ok(self.to_caller(answer));
         }
-        let Some(fresh) = self.config.tokens.after(&token, patience).await else {
+        let Some(fresh) = self.config.tokens.after(&token, self.config.limits.token_wait).await else {
             return Ok(self.to_caller(answer));
         };
         let Some(second) = body.attempt() else {
@@ -248,6 +256,28 @@ impl Shared {
         drop(answer);
         tracing::debug!("the token had run out; sending again with a fresh one");
         Ok(self.to_caller(self.exchange(&head, style, &fresh, second).await?))
+    }
+
+    /// Sends; again while there is no connection, since nothing has left then.
+    async fn reach(
+        &self,
+        head: &request::Parts,
+        style: Style,
+        body: &Replay<Incoming>,
+    ) -> Result<(Arc<ProxyToken>, Response<Incoming>), Refusal> {
+        let limits = &self.config.limits;
+        let until = Instant::now() + limits.restart;
+        loop {
+            let token = self.config.tokens.latest(limits.token_wait).await;
+            let token = token.ok_or(Refusal::NoToken)?;
+            let attempt = body.attempt().ok_or(Refusal::Target)?;
+            match self.exchange(head, style, &token, attempt).await {
+                Err(Refusal::Unreachable { has_left: false, .. }) if Instant::now() < until => {
+                    sleep(RESTART_PAUSE).await
+                }
+                answer => return Ok((token, answer?)),
+            }
+        }
     }
 
     async fn exchange(
@@ -262,6 +292,7 @@ impl Shared {
         match timeout(self.config.limits.first_byte, self.upstream.request(request)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(Refusal::Unreachable {
+                has_left: !error.is_connect(),
                 gateway: self.upstream.name(),
                 reason: reason(&error),
             }),

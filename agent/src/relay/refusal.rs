@@ -30,7 +30,12 @@ pub(super) enum Refusal {
     #[error("There is no proxy token for this session yet.")]
     NoToken,
     #[error("The gateway at {gateway} cannot be reached: {reason}")]
-    Unreachable { gateway: String, reason: String },
+    Unreachable {
+        gateway: String,
+        reason: String,
+        /// Something of the request may have reached the gateway.
+        has_left: bool,
+    },
     #[error("The gateway at {gateway} did not answer in time.")]
     Timeout { gateway: String },
 }

@@ -57,6 +57,10 @@ impl ProxyToken {
         self.secret.expose()
     }
 
+    fn has_expired(&self) -> bool {
+        self.expires.is_some_and(|expires| Instant::now() >= expires)
+    }
+
     fn may_have_expired(&self) -> bool {
         self.expires
             .is_none_or(|expires| Instant::now() + CLOCK_MARGIN >= expires)
@@ -77,9 +81,11 @@ fn expiry_of(jwt: &str) -> Option<Duration> {
 const MAX_EXPIRY_S: u64 = 13_569_465_600;
 
 impl TokenSource {
-    /// The freshest token; waits up to `patience` for a first one.
+    /// The freshest token; waits up to `patience` for a first one, or while the last one's life is over. Then that one is tried all
+    /// the same: the clocks may differ.
     pub(super) async fn latest(&self, patience: Duration) -> Option<Arc<ProxyToken>> {
-        self.wait_for(patience, |_| true).await
+        let alive = self.wait_for(patience, |token| !token.has_expired()).await;
+        alive.or_else(|| self.0.borrow().clone())
     }
 
     /// What to try after `refused` was: a newer token at once, or, where `refused` may have expired, one that arrives
@@ -132,6 +138,22 @@ mod tests {
             source.after(&one, Duration::ZERO).await.is_some(),
             "a newer token is taken without waiting"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_expired_token_is_handed_out_only_when_no_fresh_one_comes() {
+        let (feed, source) = channel();
+        feed.publish(token("one", LONG));
+        tokio::time::advance(LONG).await;
+        let (next, ()) = tokio::join!(source.latest(PATIENCE), async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            feed.publish(token("two", LONG));
+        });
+        assert_eq!(next.unwrap().expose(), "two");
+        tokio::time::advance(LONG).await;
+        let before = Instant::now();
+        assert_eq!(source.latest(PATIENCE).await.unwrap().expose(), "two");
+        assert_eq!(before.elapsed(), PATIENCE);
     }
 
     #[tokio::test(start_paused = true)]
