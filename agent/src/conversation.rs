@@ -15,7 +15,7 @@ mod running;
 use running::{News, Running};
 
 use crate::{
-    adapter::{Adapter, Feature, Given},
+    adapter::{Adapter, Feature, Given, is_plain_name},
     driver::{Act, Acts, Driver, Exit, Input, Refused, Setting, Told},
     process::{Order, Process, Sign, environment::Environment, lines},
     sessions::millis,
@@ -299,8 +299,12 @@ impl Talk {
                 Act::Close => self.order(Order::Close),
                 Act::Print(stream, data) => self.print(stream, data),
                 // A name that is of no use later would only be tried in vain.
-                Act::Tell(Told::Conversation(_)) if !self.conversation.adapter.can(Feature::Resume) => {}
+                Act::Tell(Told::Conversation(name)) if !self.can_resume(&name) => {}
                 Act::Tell(told) => {
+                    if let Told::Conversation(name) = &told {
+                        // For the next turn, where that has a process of its own.
+                        self.conversation.given.resume_id = Some(name.clone());
+                    }
                     let (session_id, process) = (self.conversation.session_id, self.conversation.number);
                     self.conversation
                         .news
@@ -313,6 +317,10 @@ impl Talk {
                 }
             }
         }
+    }
+
+    fn can_resume(&self, conversation: &str) -> bool {
+        self.conversation.adapter.can(Feature::Resume) && is_plain_name(conversation)
     }
 
     fn print(&mut self, stream: Stream, mut data: Vec<u8>) {

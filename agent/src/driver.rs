@@ -70,6 +70,8 @@ pub enum Told {
     Ready,
     /// It cannot be used. It is ended.
     Failed(String),
+    /// It cannot go on with the conversation that it was told to. It is ended.
+    NotResumed(String),
     /// Its own name for the conversation.
     Conversation(String),
     /// It asks whether it may use a tool.
@@ -181,7 +183,9 @@ impl Driver {
     /// The driver for a CLI.
     pub fn new(adapter: &Adapter, setting: Setting) -> Self {
         match adapter.driver {
-            DriverKind::StreamJson => Self::StreamJson(stream_json::StreamJson::new(adapter.stream_json.initialize)),
+            DriverKind::StreamJson => {
+                Self::StreamJson(stream_json::StreamJson::new(adapter.stream_json.initialize, &setting))
+            }
             DriverKind::Acp => Self::Acp(acp::Acp::new(setting)),
             DriverKind::AppServer => Self::AppServer(app_server::AppServer::new(setting)),
             DriverKind::OneShot => Self::OneShot(one_shot::OneShot::new(adapter.one_shot.clone(), setting)),

@@ -187,7 +187,8 @@ impl Acp {
             (Call::New | Call::Load, Ok(answer)) => self.opened(&answer, acts),
             (Call::Prompt, Ok(answer)) => self.turn_ended(&answer, acts),
             (Call::Prompt, Err(error)) => self.turn_failed(&error.message, acts),
-            (Call::Initialize | Call::New | Call::Load, Err(error)) => acts.tell(Told::Failed(error.message)),
+            (Call::Load, Err(error)) => acts.tell(Told::NotResumed(error.message)),
+            (Call::Initialize | Call::New, Err(error)) => acts.tell(Told::Failed(error.message)),
             (Call::Change(what), Err(error)) => {
                 acts.tell(Told::Rejected(format!(
                     "the CLI was asked for {what} and said: {}",
@@ -207,7 +208,7 @@ impl Acp {
             return self.calls.call("session/new", &params, Call::New, acts);
         };
         if !self.can_load {
-            return acts.tell(Told::Failed(
+            return acts.tell(Told::NotResumed(
                 "the CLI cannot go on with an earlier conversation".to_owned(),
             ));
         }

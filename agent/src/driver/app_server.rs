@@ -127,6 +127,7 @@ impl AppServer {
             (Call::Open, Ok(answer)) => self.opened(&answer, acts),
             (Call::Turn, Ok(answer)) => self.turn_started(&answer, acts),
             (Call::Turn, Err(error)) => self.turn_ended(Err(error.message), acts),
+            (Call::Open, Err(error)) if self.setting.resume_id.is_some() => acts.tell(Told::NotResumed(error.message)),
             (Call::Initialize | Call::Open, Err(error)) => acts.tell(Told::Failed(error.message)),
             (Call::Interrupt, _) => {}
         }

@@ -8,7 +8,7 @@ use ace_policies::wire::Attachment;
 use serde_json::{Value, json};
 
 use super::{
-    Acts, Input, Message, Refused, Told,
+    Acts, Input, Message, Refused, Setting, Told,
     attachment::{self, Kind},
     text,
 };
@@ -17,6 +17,8 @@ use super::{
 #[derive(Debug)]
 pub struct StreamJson {
     initialize: bool,
+    /// It is to go on with a conversation.
+    resumes: bool,
     next: u64,
     /// What was asked of the CLI, by the name of the request.
     asking: HashMap<String, &'static str>,
@@ -31,9 +33,10 @@ const INITIALIZE: &str = "initialize";
 
 impl StreamJson {
     /// A conversation that begins with `initialize`, or without.
-    pub fn new(initialize: bool) -> Self {
+    pub fn new(initialize: bool, setting: &Setting) -> Self {
         Self {
             initialize,
+            resumes: setting.resume_id.is_some(),
             next: 1,
             asking: HashMap::new(),
             asked: HashMap::new(),
@@ -106,6 +109,12 @@ impl StreamJson {
             Some("control_cancel_request") => {
                 self.withdraw(text(&event, "/request_id").unwrap_or_default(), acts);
             }
+            // There was no turn yet: it has not found the conversation, and ends.
+            Some("result") if self.resumes && self.is_beginning() && event["is_error"] == true => {
+                let words = text(&event, "/errors/0").or_else(|| text(&event, "/result"));
+                let words = words.unwrap_or("the CLI cannot go on with the conversation");
+                acts.tell(Told::NotResumed(words.to_owned()));
+            }
             Some("result") => {
                 acts.pass(line);
                 self.turn_ended(&event, acts);
@@ -116,6 +125,10 @@ impl StreamJson {
             }
             _ => acts.pass(line),
         }
+    }
+
+    fn is_beginning(&self) -> bool {
+        self.asking.values().any(|what| *what == INITIALIZE)
     }
 
     fn answered(&mut self, event: &Value, acts: &mut Acts) {

@@ -51,6 +51,7 @@ impl Session {
         match told {
             Told::Ready => self.ready(limits, now, out),
             Told::Failed(why) => self.failed(&failure(FailureCode::Failed, why), limits, now, out),
+            Told::NotResumed(why) => self.not_resumed(why, limits, now, out),
             Told::Conversation(name) => self.conversation(name, out),
             Told::Asked {
                 request_id,
@@ -271,6 +272,17 @@ impl Session {
             Report::Running
         };
         out.extend([self.print(&result), self.save(), self.status(state, Some(text))]);
+    }
+
+    /// A conversation that is lost is no reason to fail every message from now on: the next process begins a new one.
+    fn not_resumed(&mut self, why: String, limits: &Limits, now: i64, out: &mut Vec<Effect>) {
+        if self.saved.starting.is_some() {
+            return self.failed(&failure(FailureCode::Failed, why), limits, now, out);
+        }
+        out.push(self.note(&why));
+        self.saved.start.resume_id = None;
+        out.push(self.save());
+        self.end_process(Then::GoOn, limits, out);
     }
 
     /// The CLI cannot be used. A session that begins is over with it; else the message that it was started for.

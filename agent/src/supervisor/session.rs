@@ -181,7 +181,12 @@ impl Session {
             .iter()
             .map(|queued| queued.command_id)
             .chain(earlier.handed)
-            .chain(earlier.starting);
+            .chain(earlier.starting)
+            .chain(
+                std::mem::take(&mut self.given)
+                    .into_iter()
+                    .map(|given| given.command_id),
+            );
         let waiting = waiting.filter(|id| Some(*id) != self.saved.starting);
         out.extend(waiting.map(|id| done(id, Some(over()))));
         self.withdraw_all(out);
@@ -191,7 +196,6 @@ impl Session {
             self.saved.apply(id);
         }
         (self.stale, self.forgotten, self.unconfirmed, self.interrupted_ms) = (false, false, false, None);
-        self.given.clear();
         if let Process::Ending {
             then: then @ Then::Stop(_),
             number,

@@ -416,15 +416,17 @@ fn no_more_sessions_than_allowed_are_started() {
 fn an_older_run_changes_nothing_and_a_later_one_takes_over() {
     let mut world = World::busy();
     world.command(say("waits"));
+    world.command(model("a"));
     check(
         world.command(Command::StartSession(start(1, 0))),
-        ["ack 4", "done 4: invalid run 0 is over"],
+        ["ack 5", "done 5: invalid run 0 is over"],
     );
     check(
         world.command(Command::StartSession(start(1, 2))),
         [
-            "ack 5",
+            "ack 6",
             "done 3: interrupted the session was started anew before it was its turn",
+            "done 4: interrupted the session was started anew before it was its turn",
             "end 1",
             "token secret until 10000000",
         ],
@@ -432,7 +434,7 @@ fn an_older_run_changes_nothing_and_a_later_one_takes_over() {
     check(world.told(1, Told::TurnEnded(None)), ["status 2 running"]);
     check(world.exited(1, exit(0)), ["spawn 2 new -"]);
     check(world.told(1, Told::Failed("old".to_owned())), []);
-    check(world.told(2, Told::Ready), ["status 2 running", "done 5"]);
+    check(world.told(2, Told::Ready), ["status 2 running", "done 6"]);
 }
 
 #[test]
@@ -679,6 +681,37 @@ fn a_conversation_that_cannot_be_gone_on_with_is_said_to_be_lost() {
     world.exited(1, exit(3));
     let lost = "system: the CLI cannot go on with its conversation: it begins a new one";
     check(world.command(say("two")), ["ack 3", lost, "spawn 2 new -"]);
+}
+
+#[test]
+fn a_conversation_that_is_gone_does_not_fail_every_message() {
+    let mut world = World::busy();
+    world.told(1, Told::Conversation("c".to_owned()));
+    world.exited(1, exit(3));
+    check(world.command(say("two")), ["ack 3", "spawn 2 c -"]);
+    let gone = Told::NotResumed("no such conversation".to_owned());
+    check(world.told(2, gone), ["system: no such conversation", "end 2"]);
+    check(
+        world.exited(2, exit(1)),
+        [
+            "system: the CLI cannot go on with its conversation: it begins a new one",
+            "spawn 3 new -",
+        ],
+    );
+    check(
+        world.told(3, Told::Ready),
+        ["give 3 message two", "status 1 running busy"],
+    );
+}
+
+#[test]
+fn a_session_that_begins_with_a_conversation_that_is_gone_is_over() {
+    let mut world = World::new();
+    let mut start = start(1, 1);
+    start.resume_id = Some("c".to_owned());
+    world.command(Command::StartSession(start));
+    let words = world.told(1, Told::NotResumed("gone".to_owned()));
+    assert_eq!(words[2..4], ["done 1: failed gone", "status 1 error c: gone"]);
 }
 
 #[test]

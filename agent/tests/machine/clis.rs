@@ -90,7 +90,7 @@ impl Story {
         let mut start = machine.start_of(self.cli, run);
         start.model = self.model.map(str::to_owned);
         start.permission_mode = self.permission_mode.map(str::to_owned);
-        start.resume_id = resume_id(machine);
+        start.resume_id = machine.resume_id();
         machine.command(Command::StartSession(start)).await.unwrap();
     }
 
@@ -179,7 +179,7 @@ impl Story {
     }
 
     async fn goes_on_in_a_new_process(&self, machine: &mut Machine) {
-        let Some(earlier) = resume_id(machine) else {
+        let Some(earlier) = machine.resume_id() else {
             assert_eq!(self.cli, "gemini-cli", "{:#?}", machine.said);
             return;
         };
@@ -187,7 +187,7 @@ impl Story {
         self.starts(machine, 2).await;
         let turn = machine.turn("once more").await;
         assert!(self.cli == "openclaw" || turn.contains("pong: once more"), "{turn}");
-        assert_eq!(resume_id(machine), Some(earlier), "the same conversation");
+        assert_eq!(machine.resume_id(), Some(earlier), "the same conversation");
     }
 }
 
@@ -195,13 +195,6 @@ fn said(printed: &[(ace_policies::wire::Stream, Vec<u8>)], text: &str) -> bool {
     printed
         .iter()
         .any(|(_, data)| String::from_utf8_lossy(data).contains(text))
-}
-
-fn resume_id(machine: &Machine) -> Option<String> {
-    machine.said.iter().rev().find_map(|said| match said {
-        ace_policies::wire::FromAgent::Status { resume_id, .. } => resume_id.clone(),
-        _ => None,
-    })
 }
 
 #[tokio::test]

@@ -339,6 +339,35 @@ async fn a_cli_without_a_row_answers_from_its_standard_output() {
     machine.stop_session().await;
 }
 
+/// A CLI of a user's own that is started for each turn, and names its conversations by itself.
+const NAMES: &str = r#"
+id = "names"
+executable = "sh"
+driver = "one_shot"
+features = ["resume"]
+[args]
+start = ["-c", 'read -r _; echo "{\"answer\":\"$*\",\"id\":\"c-$$\"}"', "names"]
+new = ["new"]
+resume = ["goes", "on", "with", "{resume_id}"]
+[one_shot]
+output = "json"
+answer = ["/answer"]
+conversation = ["/id"]
+"#;
+
+#[tokio::test]
+async fn a_process_for_each_turn_goes_on_with_the_conversation_of_the_last() {
+    let mut machine = Machine::new();
+    machine.adapters.push(NAMES.to_owned());
+    machine.start(&[]).await;
+    machine.session("names").await.unwrap();
+    assert!(machine.turn("one\n").await.contains(r#""result":"new""#));
+    let name = machine.resume_id().unwrap();
+    let turn = machine.turn("two\n").await;
+    assert!(turn.contains(&format!(r#""result":"goes on with {name}""#)), "{turn}");
+    machine.stop_session().await;
+}
+
 #[tokio::test]
 async fn a_cli_that_is_done_by_itself_completes_the_session() {
     let mut machine = machine().await;

@@ -293,6 +293,14 @@ impl Machine {
         text(&self.printed)
     }
 
+    /// The CLI's latest name for the conversation.
+    pub fn resume_id(&self) -> Option<String> {
+        self.said.iter().rev().find_map(|said| match said {
+            FromAgent::Status { resume_id, .. } => resume_id.clone(),
+            _ => None,
+        })
+    }
+
     pub fn reports(&self) -> Vec<Report> {
         let reports = self.said.iter().filter_map(|said| match said {
             FromAgent::Status { state, .. } => Some(*state),

@@ -109,3 +109,25 @@ fn opencode_tells_its_arguments_late() {
         ],
     );
 }
+
+const NOT_LOADED: &str = r#"> {"id":1,"method":"initialize"}
+< {"id":1,"result":{"protocolVersion":1,"agentCapabilities":{"loadSession":true}}}
+> {"id":2,"method":"session/load"}
+< {"id":2,"error":{"code":-32603,"message":"no such session"}}"#;
+
+#[test]
+fn a_conversation_that_cannot_be_loaded_is_told() {
+    check(
+        "qwen-code-cli",
+        NOT_LOADED,
+        Some("r"),
+        &["NotResumed(\"no such session\")"],
+    );
+    let cannot = "NotResumed(\"the CLI cannot go on with an earlier conversation\")";
+    check(
+        "qwen-code-cli",
+        &NOT_LOADED.replace("true", "false"),
+        Some("r"),
+        &[cannot],
+    );
+}

@@ -62,3 +62,13 @@ fn a_thread_is_gone_on_with() {
         ],
     );
 }
+
+const NOT_RESUMED: &str = r#"> {"id":1,"method":"initialize"}
+< {"id":1,"result":{}}
+> {"id":2,"method":"thread/resume"}
+< {"id":2,"error":{"code":-32600,"message":"no rollout found"}}"#;
+
+#[test]
+fn a_thread_that_is_gone_is_told() {
+    check("codex", NOT_RESUMED, Some("r"), &["NotResumed(\"no rollout found\")"]);
+}

@@ -74,3 +74,13 @@ fn a_conversation_is_gone_on_with() {
         ],
     );
 }
+
+/// As Claude Code 2.1.329 says it, shortened.
+const NOT_FOUND: &str = r#"> {"type":"control_request","request_id":"1","request":{"subtype":"initialize"}}
+< {"type":"result","subtype":"error_during_execution","is_error":true,"session_id":"r","errors":["No conversation found with session ID: r"]}"#;
+
+#[test]
+fn a_conversation_that_is_not_found_is_told_and_is_no_turn() {
+    let told = "NotResumed(\"No conversation found with session ID: r\")";
+    check("claude-code", NOT_FOUND, Some("r"), &[told]);
+}
