@@ -195,11 +195,6 @@ impl Config {
         })
     }
 
-    /// Where a session's files are.
-    pub fn session_dir(&self, session: ace_policies::SessionId) -> PathBuf {
-        self.sessions_dir().join(session.to_string())
-    }
-
     /// Where all sessions' files are.
     pub fn sessions_dir(&self) -> PathBuf {
         self.dir.join("sessions")

@@ -17,8 +17,8 @@ use running::{News, Running};
 use crate::{
     adapter::{Adapter, Feature, Given, is_plain_name},
     driver::{Act, Acts, Driver, Exit, Input, Refused, Setting, Told},
+    millis,
     process::{Order, Process, Sign, environment::Environment, lines},
-    sessions::millis,
     supervisor::{End, Event, ProcessNumber},
     uplink::Up,
 };

@@ -12,7 +12,6 @@ pub mod daemon;
 pub mod driver;
 pub mod files;
 pub mod http;
-pub mod journal;
 pub mod log;
 pub mod machine;
 pub mod mask;
@@ -32,3 +31,9 @@ pub mod uplink;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const USER_AGENT: &str = concat!("ace-agent/", env!("CARGO_PKG_VERSION"));
+
+/// UTC milliseconds.
+fn millis(time: std::time::SystemTime) -> i64 {
+    let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,11 +1,6 @@
 //! From the agent's settings to what its sessions and their CLIs need.
 
-use std::{
-    io,
-    path::PathBuf,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{io, path::PathBuf, sync::Arc};
 
 use ace_policies::{MachineId, wire::Cli};
 use anyhow::anyhow;
@@ -97,10 +92,4 @@ impl Sessions {
         };
         runner::run(config, uplink, stop).await;
     }
-}
-
-/// UTC milliseconds.
-pub(crate) fn millis(time: SystemTime) -> i64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

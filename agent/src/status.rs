@@ -4,7 +4,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use ace_policies::{MachineId, SessionId, session::Report};
@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use crate::{
     config::write_private,
     control::Lost,
+    millis,
     spool::{Figures, Spool},
 };
 
@@ -171,9 +172,4 @@ impl Reporter {
         let written = tokio::task::spawn_blocking(move || write_private(&path, &text)).await;
         written.map_err(io::Error::other)?
     }
-}
-
-fn millis(time: SystemTime) -> i64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

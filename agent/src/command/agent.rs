@@ -5,7 +5,7 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 use ace_policies::Secret;
@@ -20,6 +20,7 @@ use crate::{
     daemon::{self, Failed, Lock, World},
     http::Http,
     machine::Facts,
+    millis,
     register::{RegisterError, register as register_with},
     sessions::Sessions,
     status::{Status, Transport},
@@ -172,11 +173,7 @@ pub fn status(dir: &Path, args: &StatusArgs, world: World) -> anyhow::Result<Exi
 }
 
 fn tell(status: &Status, world: World) {
-    let now = (world.clock)()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_millis() as i64;
-    let since = (now - status.since_ms).max(0) / 1000;
+    let since = (millis((world.clock)()) - status.since_ms).max(0) / 1000;
     let how = status
         .transport
         .as_ref()

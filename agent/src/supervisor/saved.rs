@@ -71,15 +71,11 @@ impl Saved {
         }
     }
 
-    /// Remembers a command; answers whether it is new.
-    pub fn apply(&mut self, command_id: Uuid) -> bool {
-        if self.applied.contains(&command_id) {
-            return false;
-        }
+    /// Remembers a command that is new.
+    pub fn apply(&mut self, command_id: Uuid) {
         self.applied.push_back(command_id);
         if self.applied.len() > REMEMBERED {
             self.applied.pop_front();
         }
-        true
     }
 }
