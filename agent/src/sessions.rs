@@ -1,6 +1,6 @@
 //! From the agent's settings to what its sessions and their CLIs need.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use ace_policies::{MachineId, wire::Cli};
 use anyhow::anyhow;
@@ -17,6 +17,8 @@ use crate::{
 
 /// Rows for CLIs that a user adds, in the agent's directory.
 const ADAPTERS: &str = "adapters.d";
+/// For a CLI to tell its version.
+const VERSION_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What this machine can run, and with what.
 #[derive(Clone)]
@@ -59,7 +61,13 @@ impl Sessions {
 
     /// The CLIs of this machine. Each is started to tell its version, which takes its time.
     pub async fn clis(&self) -> Vec<Cli> {
-        detect::clis(&self.adapters, &self.config.cli_environment, &self.executable).await
+        detect::clis(
+            &self.adapters,
+            &self.config.cli_environment,
+            &self.executable,
+            VERSION_PATIENCE,
+        )
+        .await
     }
 
     /// Installs a CLI with its own command.

@@ -1,6 +1,6 @@
 //! The simulated provider of the conformance suite: it answers SDKs and CLIs as they expect it, and writes down what each answer costs.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -23,19 +23,14 @@ impl Mock {
     pub async fn start() -> Self {
         let folder = TempDir::new().expect("a folder");
         let log = folder.path().join("mock.jsonl");
-        let free = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a free port");
         let mut command = Command::new("node");
         command
             .arg(conformance("mock_provider.mjs"))
-            .arg("--port")
-            .arg(free.port().to_string())
-            .arg("--log")
+            .args(["--port", "0", "--log"])
             .arg(&log);
-        let (program, ()) = Program::start_until(command, |line| line.starts_with("mock-llm on").then_some(())).await;
+        let (program, address) = Program::start_until(command, address_of).await;
         Self {
-            address: free,
+            address,
             log,
             _program: program,
             _folder: folder,
@@ -61,6 +56,12 @@ impl Mock {
         all.sort_by_key(|line: &Value| line["id"].as_i64());
         all
     }
+}
+
+/// The address in its first line: `mock-llm on http://127.0.0.1:PORT log=…`.
+fn address_of(line: &str) -> Option<SocketAddr> {
+    let rest = line.strip_prefix("mock-llm on http://")?;
+    rest.split_whitespace().next()?.parse().ok()
 }
 
 /// A file of the conformance suite.

@@ -8,9 +8,6 @@ use tokio::time::timeout;
 use super::{Adapter, Adapters};
 use crate::process::{Launch, Order, Process, environment::Environment};
 
-/// A CLI that has not told its version by then will not.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 /// Which CLIs are there, without asking them for their versions: that takes the time of starting each.
 pub fn installed(adapters: &Adapters, common: &Environment) -> Vec<Cli> {
     adapters.rows().map(|adapter| cli(adapter, common, None)).collect()
@@ -27,18 +24,19 @@ fn cli(adapter: &Adapter, common: &Environment, version: Option<String>) -> Cli 
     }
 }
 
-/// What the machine has, for [`ace_policies::wire::Capabilities`]. `executable` is the agent's own.
-pub async fn clis(adapters: &Adapters, common: &Environment, executable: &Path) -> Vec<Cli> {
+/// What the machine has, for [`ace_policies::wire::Capabilities`]. `executable` is the agent's own; a CLI that has not told its version
+/// within `patience` will not.
+pub async fn clis(adapters: &Adapters, common: &Environment, executable: &Path, patience: Duration) -> Vec<Cli> {
     let mut found = Vec::new();
     for adapter in adapters.rows() {
-        let version = version(adapter, common, executable).await;
+        let version = version(adapter, common, executable, patience).await;
         found.push(cli(adapter, common, version));
     }
     found
 }
 
 /// A CLI's version, as it tells it; none where it is not installed, or does not tell.
-pub async fn version(adapter: &Adapter, common: &Environment, executable: &Path) -> Option<String> {
+async fn version(adapter: &Adapter, common: &Environment, executable: &Path, patience: Duration) -> Option<String> {
     let launch = Launch {
         program: common.find(&adapter.executable)?,
         args: adapter.version.clone(),
@@ -55,7 +53,7 @@ pub async fn version(adapter: &Adapter, common: &Environment, executable: &Path)
         }
         None
     };
-    timeout(PATIENCE, reading).await.ok()?
+    timeout(patience, reading).await.ok()?
 }
 
 /// The first word of a line that looks like a version.

@@ -19,23 +19,19 @@ struct Provider(Child, String);
 impl Provider {
     fn start(bin: &Path) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/conformance/mock_provider.mjs");
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port()
-            .to_string();
         let mut program = Program::new(bin.join("node"));
         program
             .arg(script)
-            .args(["--port", &port, "--log", "/dev/null"])
+            .args(["--port", "0", "--log", "/dev/null"])
             .stdout(Stdio::piped());
         let mut child = program.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut line)
             .unwrap();
-        Self(child, format!("http://127.0.0.1:{port}"))
+        // mock-llm on http://127.0.0.1:PORT log=…
+        let url = line.split_whitespace().nth(2).unwrap().to_owned();
+        Self(child, url)
     }
 }
 
@@ -283,7 +279,8 @@ async fn versions_are_told() {
     };
     let environment = Environment::of([("PATH".to_owned(), bin().to_str().unwrap().to_owned())]);
     let adapters = Adapters::load(Path::new("/none"), &[]).unwrap();
-    let clis = detect::clis(&adapters, &environment, Path::new(env!("CARGO_BIN_EXE_ace-agent"))).await;
+    let agent = Path::new(env!("CARGO_BIN_EXE_ace-agent"));
+    let clis = detect::clis(&adapters, &environment, agent, crate::world::PATIENCE).await;
     let pinned = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/clis/package.json")).unwrap();
     for cli in clis {
         assert!(cli.installed, "{}", cli.id);

@@ -107,12 +107,30 @@ async fn a_hundred_megabytes_on_one_line_are_cut_and_marked() {
     machine.stop_session().await;
 }
 
+/// What the kernel tells about the running CLI.
+fn about_the_cli(machine: &Machine, what: &str) -> String {
+    let processes = machine.processes();
+    let cli = processes
+        .iter()
+        .find(|name| name.contains("fake_cli") && !name.contains(" guard "));
+    let pid = cli.unwrap().split(' ').next().unwrap();
+    fs::read_to_string(format!("/proc/{pid}/{what}")).unwrap()
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + crate::world::PATIENCE;
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_full_spool_makes_the_cli_wait_and_nothing_is_lost() {
     let mut machine = machine().await;
     let id = machine.push(machine.message("flood 3000")).await;
-    // Nobody reads: the channels and the pipe are full long before the end.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Nobody reads: the channels and the pipe are full long before the end. Then the kernel keeps the CLI in its write.
+    until(|| about_the_cli(&machine, "wchan").contains("pipe_write")).await;
     machine.done(id).await.unwrap();
     machine.turn_ends(0).await;
     let lines = machine.text().matches("line ").count();
@@ -245,21 +263,7 @@ async fn held_processes_stand_still_and_go_on() {
     let mut machine = machine().await;
     let session_id = machine.session;
     machine.command(Command::PauseSession { session_id }).await.unwrap();
-    let state = |machine: &Machine| {
-        let process = machine
-            .processes()
-            .into_iter()
-            .find(|name| name.contains("fake_cli") && !name.contains(" guard "))
-            .unwrap();
-        let pid = process.split(' ').next().unwrap().to_owned();
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
-    };
-    let deadline = std::time::Instant::now() + crate::world::PATIENCE;
-    while state(&machine) != 'T' {
-        assert!(std::time::Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until(|| about_the_cli(&machine, "stat").contains(") T ")).await;
     let waiting = machine.push(machine.message("later")).await;
     machine.command(Command::ResumeSession { session_id }).await.unwrap();
     machine.done(waiting).await.unwrap();
