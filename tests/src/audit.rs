@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::{Ask, Biller, Door, Item, Person, eventually};
+use crate::{Ask, Biller, Door, Item, LONG_PATIENCE, Person, within};
 
 /// Every row of the ledger, and every item of a provider's books.
 pub struct Audit {
@@ -31,6 +31,14 @@ impl Audit {
     /// # Panics
     /// When an item gets none.
     pub async fn of(person: &Person, biller: &Biller) -> Self {
+        Self::of_all(person, biller, 0).await
+    }
+
+    /// The same once there are so many rows: those of refusals, which the provider never hears of, come when they are written.
+    ///
+    /// # Panics
+    /// When an item gets none, or there are fewer rows.
+    pub async fn of_all(person: &Person, biller: &Biller, rows: usize) -> Self {
         let items = biller.closed_books().await;
         let mut audit = Self {
             rows: Vec::new(),
@@ -41,13 +49,14 @@ impl Audit {
         loop {
             audit.read(person).await;
             let missing = audit.items.iter().filter(|item| audit.rows_of(item).is_empty()).count();
-            if missing == 0 {
+            if missing == 0 && audit.rows.len() >= rows {
                 return audit;
             }
             assert!(
                 tokio::time::Instant::now() < deadline,
-                "{missing} of {} requests at the provider are in no row",
-                audit.items.len()
+                "{missing} of {} requests at the provider are in no row; there are {} rows, of {rows}",
+                audit.items.len(),
+                audit.rows.len()
             );
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
@@ -195,9 +204,12 @@ impl Person {
 
     /// Waits until gateways hold nothing of a limit any more.
     pub async fn nothing_reserved(&self, name: &str) -> Standing {
-        eventually("everything that is reserved to be given back", async || {
-            Some(self.standing(name).await).filter(|standing| standing.reserved == 0)
-        })
+        // What lies idle is kept for a while.
+        within(
+            LONG_PATIENCE,
+            "everything that is reserved to be given back",
+            async || Some(self.standing(name).await).filter(|standing| standing.reserved == 0),
+        )
         .await
     }
 }

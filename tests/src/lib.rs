@@ -72,15 +72,29 @@ pub use world::{Node, World, WorldBuilder};
 use std::future::Future;
 use std::time::Duration;
 
-/// How long a story waits for what should come at once, on a machine that is busy with other stories.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a story waits for what should come at once, on a machine that is slow and busy with other stories.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it waits for what takes its time on any machine: a program to start, or gateways to give back what lies idle.
+pub const LONG_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Looks every few milliseconds until `probe` has an answer.
 ///
 /// # Panics
 /// When nothing came within [`PATIENCE`]; `what` says what was waited for.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, probe: impl FnMut() -> F) -> T {
+    within(PATIENCE, what, probe).await
+}
+
+/// The same with another patience.
+///
+/// # Panics
+/// When nothing came within it.
+pub async fn within<T, F: Future<Output = Option<T>>>(
+    patience: Duration,
+    what: &str,
+    mut probe: impl FnMut() -> F,
+) -> T {
+    let deadline = tokio::time::Instant::now() + patience;
     loop {
         if let Some(found) = probe().await {
             return found;

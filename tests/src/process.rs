@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
-use crate::PATIENCE;
+use crate::LONG_PATIENCE;
 
 /// A program that runs until it is dropped.
 pub struct Program {
@@ -63,7 +63,7 @@ impl Program {
     /// When it ends, or stays silent, before that.
     pub async fn start_until<T>(command: Command, tells: impl Fn(&str) -> Option<T>) -> (Self, T) {
         let (mut program, mut lines) = Self::spawn(command);
-        let told = tokio::time::timeout(PATIENCE, async {
+        let told = tokio::time::timeout(LONG_PATIENCE, async {
             while let Some(line) = lines.recv().await {
                 if let Some(told) = tells(&line) {
                     return Some(told);
@@ -92,7 +92,7 @@ impl Program {
     /// # Panics
     /// When it does not end in time.
     pub async fn run(command: Command) -> (ExitStatus, String) {
-        Self::run_within(command, PATIENCE).await
+        Self::run_within(command, LONG_PATIENCE).await
     }
 
     /// Like [`Program::run`], for what takes longer.
