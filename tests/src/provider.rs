@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use serde_json::{Value, json};
@@ -340,8 +340,9 @@ impl<S: Wired> Connection<S> {
                 }
                 written
             }
-            Step::Wait(time) => self.rest(n, time).await,
-            Step::Silence => self.rest(n, Duration::from_secs(3600)).await,
+            Step::Wait(time) => self.rest(n, tokio::time::sleep(time)).await,
+            Step::UntilTold(told) => self.rest(n, told.notified()).await,
+            Step::Silence => self.rest(n, std::future::pending()).await,
             Step::Close => {
                 self.stage.note(n, |seen| seen.played = true);
                 let _ = self.stream.shutdown().await;
@@ -358,9 +359,8 @@ impl<S: Wired> Connection<S> {
         }
     }
 
-    /// Does nothing for a time, but notices when the other side goes.
-    async fn rest(&mut self, n: usize, time: Duration) -> Result<(), Over> {
-        let end = tokio::time::sleep(time);
+    /// Does nothing until `end`, but notices when the other side goes.
+    async fn rest(&mut self, n: usize, end: impl Future<Output = ()>) -> Result<(), Over> {
         tokio::pin!(end);
         loop {
             tokio::select! {

@@ -1,9 +1,11 @@
 //! What a scripted provider does when it is asked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use crate::ask::chunk;
 
@@ -13,6 +15,8 @@ pub enum Step {
     /// Writes exactly these bytes.
     Send(Bytes),
     Wait(Duration),
+    /// Waits until the story says so.
+    UntilTold(Arc<Notify>),
     /// Says nothing until the other side goes.
     Silence,
     /// Closes the connection in the regular way.
@@ -86,6 +90,11 @@ impl Script {
         } else {
             self.step(Step::Wait(time))
         }
+    }
+
+    /// Goes on when the story tells it to: what a time to wait could only hope for has happened then.
+    pub fn until_told(self, told: &Arc<Notify>) -> Self {
+        self.step(Step::UntilTold(Arc::clone(told)))
     }
 
     pub fn silence(self) -> Self {

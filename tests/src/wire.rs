@@ -173,7 +173,8 @@ impl Wire {
         Ok(self.rest_of(answer).await)
     }
 
-    async fn rest_of(&mut self, mut answer: Answer) -> Answer {
+    /// Reads what is left of an answer whose head is there, and perhaps the first pieces.
+    pub async fn rest_of(&mut self, mut answer: Answer) -> Answer {
         while let Some(piece) = self.piece().await {
             answer.pieces.push(piece);
         }

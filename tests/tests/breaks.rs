@@ -1,10 +1,13 @@
 //! What breaks on one side and what that does to the other: hang-ups, resets, silence, nonsense.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ace_tests::{Dialect, End, Script, Wire, World};
+use ace_tests::{Answer, Ask, Dialect, End, Script, Wire, World};
+use tokio::sync::Notify;
 
-const SOON: Duration = Duration::from_secs(1);
+/// Far below the time after which the gateway gives up on a silent side.
+const SOON: Duration = Duration::from_secs(10);
 const GAP: Duration = Duration::from_millis(50);
 
 /// Starts a call whose provider has sent `before` and is silent; gives the client's connection.
@@ -36,14 +39,14 @@ async fn hanging_up_reaches_the_provider_at_once() {
     }
 }
 
-#[tokio::test]
-async fn trap_19_a_stream_that_breaks_at_the_provider_breaks_for_the_client() {
-    let breaks = [
-        Script::stream().chunk("data: {\"n\":1}\n\n").wait(GAP).reset(),
+/// Ways of a stream to break. A reset takes away what the gateway has not read yet: it waits until the client has it.
+fn breaks(told: &Arc<Notify>) -> [Script; 6] {
+    [
+        Script::stream().chunk("data: {\"n\":1}\n\n").until_told(told).reset(),
         Script::stream().chunk("data: {\"n\":1}\n\n").close(),
         Script::stream()
             .chunk("data: {\"n\":1}\n\ndata: {\"ha")
-            .wait(GAP)
+            .until_told(told)
             .reset(),
         Script::stream().send("ff\r\ndata: {\"n\":1}\n\n").wait(GAP).close(),
         Script::stream()
@@ -54,13 +57,28 @@ async fn trap_19_a_stream_that_breaks_at_the_provider_breaks_for_the_client() {
             "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 999\r\n\r\ndata: {\"n\":1}\n\n",
         )
         .close(),
-    ];
+    ]
+}
+
+/// Calls, and tells when the first piece is there.
+async fn call_and_tell(world: &World, ask: &Ask, told: &Notify) -> Answer {
+    let mut wire = world.wire().await;
+    let mut answer = wire.ask(ask).await.answer_head("POST").await.expect(200);
+    answer.pieces.extend(wire.piece().await);
+    told.notify_one();
+    wire.rest_of(answer).await
+}
+
+#[tokio::test]
+async fn trap_19_a_stream_that_breaks_at_the_provider_breaks_for_the_client() {
     let world = World::start().await;
     for dialect in Dialect::ALL {
         let ask = dialect.authorize(dialect.streaming_ask(), &world.token(dialect).await);
-        for script in &breaks {
+        for n in 0..6 {
+            let told = Arc::new(Notify::new());
+            let script = breaks(&told)[n].clone();
             world.provider.plays(script.clone());
-            let answer = world.call(&ask).await.expect(200);
+            let answer = call_and_tell(&world, &ask, &told).await;
             assert!(
                 answer.text().starts_with("data: {\"n\":1}\n\n"),
                 "{dialect:?} {script:?} {}",
@@ -154,13 +172,14 @@ async fn a_provider_that_is_not_there_is_a_bad_gateway() {
 
 #[tokio::test]
 async fn a_silent_provider_is_a_gateway_timeout() {
-    let world = World::builder()
-        .config("timeouts", "first_byte = 300")
-        .config("timeouts", "chunk = 300")
-        .start()
-        .await;
+    let world = World::builder().config("timeouts", "first_byte = 300").start().await;
     world.provider.plays(Script::new().silence());
     world.main_call(Dialect::Google).await.expect(504);
+}
+
+#[tokio::test]
+async fn a_provider_that_falls_silent_breaks_its_answer_off() {
+    let world = World::builder().config("timeouts", "chunk = 300").start().await;
     world.provider.plays(Script::stream().chunk("data: {}\n\n").silence());
     let answer = world.main_call(Dialect::Google).await.expect(200);
     assert!(matches!(answer.end, End::Cut | End::Reset), "{:?}", answer.end);
