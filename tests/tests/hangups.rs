@@ -6,9 +6,10 @@ use ace_tests::{Ask, Ca, Dialect, Door, H2Provider, Script, World, WorldBuilder,
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const SOON: Duration = Duration::from_secs(1);
-/// Between what the client waits for and the rest.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Far below the time after which the gateway gives up on a silent provider.
+const SOON: Duration = Duration::from_secs(10);
+/// Between what the client waits for and the rest: long enough for a busy gateway to notice in it that the client has gone.
+const PAUSE: Duration = Duration::from_secs(3);
 
 const INPUT: u64 = 11;
 const OUTPUT: u64 = 40;
@@ -192,7 +193,7 @@ async fn an_answer_is_not_waited_for_where_some_of_it_must_be_there() {
 #[tokio::test]
 async fn reading_on_ends_with_the_tokens_or_the_time_that_it_is_given() {
     let dialect = Dialect::Anthropic;
-    for limit in ["max_tokens = 4", "max_seconds = 1"] {
+    for limit in ["max_tokens = 4", "max_seconds = 10"] {
         let world = draining().config("hangup", limit).start().await;
         let delta = &dialect.telling(1, INPUT, OUTPUT)[2];
         let script = Script::stream().chunk(&halves(dialect)[0]).wait(PAUSE).chunk(delta);
