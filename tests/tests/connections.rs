@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use ace_tests::{Ask, Dialect, End, Script, World};
 
-const SOON: Duration = Duration::from_secs(1);
+/// Far below the time after which the gateway closes a silent connection.
+const SOON: Duration = Duration::from_secs(10);
 const GAP: Duration = Duration::from_millis(50);
 
 #[tokio::test]

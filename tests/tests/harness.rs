@@ -75,7 +75,7 @@ async fn a_client_that_leaves_is_noticed() {
     wire.ask(&Ask::get("/")).await.answer_head("GET").await;
     let left = Instant::now();
     drop(wire);
-    assert!(provider.departure(0).await - left < Duration::from_secs(1));
+    assert!(provider.departure(0).await - left < Duration::from_secs(10));
     assert!(!provider.request().played);
 }
 

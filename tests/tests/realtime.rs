@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ace_tests::{Ask, Dialect, End, Script, World};
+use ace_tests::{Ask, Dialect, End, PATIENCE, Script, World};
 use serde_json::json;
 
 /// An unmasked text frame, as servers send them.
@@ -42,7 +42,7 @@ async fn trap_13_a_websocket_passes_through_and_is_metered() {
         answer.header("sec-websocket-accept").as_deref(),
         Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
     );
-    wire.end(Duration::from_secs(5)).await;
+    wire.end(PATIENCE).await;
     assert!(
         wire.unread().ends_with(&frame(DONE)),
         "the messages arrive as they were sent"
@@ -107,7 +107,7 @@ async fn a_connection_does_not_outlive_its_callers_standing() {
     assert_eq!(wire.end(Duration::from_secs(2)).await, End::Silence);
     let user = format!("/api/users/{}", world.alice.id);
     world.admin.patch(&user, json!({"is_active": false})).await.ok();
-    assert_ne!(wire.end(Duration::from_secs(3)).await, End::Silence);
+    assert_ne!(wire.end(PATIENCE).await, End::Silence);
     let rows = world.admin.request_log(1).await;
     assert_eq!(rows[0]["error_kind"], "revoked", "{rows:?}");
 }
