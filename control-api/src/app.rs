@@ -25,6 +25,7 @@ use crate::error::ApiError;
 use crate::keys::{KeySource, MasterKeys};
 use crate::password::Passwords;
 use crate::record::Record;
+use crate::streams::Streams;
 use crate::wakeups::Wakeups;
 use crate::write::Write;
 use crate::{
@@ -52,6 +53,7 @@ struct Inner {
     links: Links,
     agent_files: install::Files,
     deliveries: Notify,
+    streams: Streams,
 }
 
 /// Whom a socket's requests may come from.
@@ -86,6 +88,7 @@ impl App {
             links: Links::default(),
             agent_files: install::Files::default(),
             deliveries: Notify::new(),
+            streams: Streams::default(),
             db,
         }));
         app.refuse_unknown_keys().await?;
@@ -180,6 +183,11 @@ impl App {
     /// Rung when webhook deliveries were queued.
     pub(crate) fn deliveries(&self) -> &Notify {
         &self.0.deliveries
+    }
+
+    /// The streams that people follow here.
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.0.streams
     }
 
     pub(crate) fn agent_files(&self) -> &install::Files {

@@ -41,6 +41,8 @@ pub struct ControlConfig {
     pub session_output_bytes: u64,
     /// Days after its end that a session's output and messages are kept; 0 is for ever.
     pub session_output_days: u64,
+    /// Live streams that one user may follow at this node at once.
+    pub streams_per_user: usize,
     /// How people and other systems are told.
     pub notify: NotifyConfig,
     /// Where agents for other platforms lie.
@@ -78,6 +80,7 @@ impl ControlConfig {
             model_aliases: config.models.alias.clone(),
             session_output_bytes: config.sessions.output_bytes,
             session_output_days: config.sessions.output_days,
+            streams_per_user: config.sessions.streams_per_user,
             notify: NotifyConfig::new(&config.notify)?,
             agent_files: Some(&config.agents.files_dir)
                 .filter(|folder| !folder.is_empty())

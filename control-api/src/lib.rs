@@ -47,6 +47,7 @@ mod sessions;
 mod setup;
 mod sheet;
 mod signing_keys;
+mod streams;
 mod teller;
 mod tenants;
 mod tokens;

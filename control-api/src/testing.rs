@@ -38,8 +38,13 @@ pub(crate) struct World {
 
 /// A world on each engine, with an admin in it.
 pub(crate) async fn worlds() -> Vec<World> {
+    worlds_with(config()).await
+}
+
+/// The same, configured otherwise.
+pub(crate) async fn worlds_with(config: ControlConfig) -> Vec<World> {
     let mut worlds = Vec::new();
-    for world in empty_worlds().await {
+    for world in empty_worlds_with(&config).await {
         let password = Some(Secret::new(ADMIN_PASSWORD.to_owned()));
         bootstrap(&world.app, FirstAdmin { password }).await.unwrap();
         worlds.push(world);
@@ -49,10 +54,14 @@ pub(crate) async fn worlds() -> Vec<World> {
 
 /// A world on each engine, at its very first start.
 pub(crate) async fn empty_worlds() -> Vec<World> {
+    empty_worlds_with(&config()).await
+}
+
+async fn empty_worlds_with(config: &ControlConfig) -> Vec<World> {
     let mut worlds = Vec::new();
     for database in test_databases().await {
         let clock = Clock::set_to(NOON);
-        let app = App::open(database.db.clone(), &master(1), config(), clock.clone())
+        let app = App::open(database.db.clone(), &master(1), config.clone(), clock.clone())
             .await
             .unwrap();
         worlds.push(World { app, clock, database });
@@ -86,6 +95,7 @@ pub(crate) fn config() -> ControlConfig {
         model_aliases: BTreeMap::new(),
         session_output_bytes: 64 << 20,
         session_output_days: 90,
+        streams_per_user: 32,
         notify: NotifyConfig::new(&Notify::default()).unwrap(),
         agent_files: None,
         agent_program: None,

@@ -47,7 +47,8 @@ struct Query {
 /// `event` is `machine`, `session`, `approval`, `quota`, `notification` or, for admins, `request`; `data` is JSON with `kind`, ids and
 /// `data`. `ready` is the first one; when its `missed` is true, more has happened since `after` than is kept: look at everything anew.
 #[utoipa::path(get, path = "/api/live", tag = "live", params(Query),
-    responses((status = 200, body = String, content_type = "text/event-stream")))]
+    responses((status = 200, body = String, content_type = "text/event-stream"),
+              (status = 429, body = crate::error::ErrorBody)))]
 async fn live(
     State(app): State<App>,
     visitor: Visitor,
@@ -56,10 +57,11 @@ async fn live(
 ) -> Result<Response, ApiError> {
     visitor.permit(&app, Action::LiveRead, &Standing::default()).await?;
     let after = last_event_id(&parts.headers)?.or(query.after);
+    let place = app.follow(visitor.actor.user)?;
     let feed = Feed::open(app, visitor, parts, after, query.requests.unwrap_or(true)).await?;
-    let events = stream::unfold(feed, |mut feed| async move {
+    let events = stream::unfold((feed, place), |(mut feed, place)| async move {
         let event = feed.next().await?;
-        Some((Ok::<Event, Infallible>(event), feed))
+        Some((Ok::<Event, Infallible>(event), (feed, place)))
     });
     let sse = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
     // Proxies on the way are to pass it on as it comes.

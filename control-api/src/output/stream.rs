@@ -26,6 +26,7 @@ use crate::approvals;
 use crate::body::{At, Params};
 use crate::error::ApiError;
 use crate::sessions::{Party, SessionRow, Totals, totals};
+use crate::streams::Place;
 use crate::visitor::Visitor;
 use crate::wakeups::{Listening, Wakeup};
 use crate::when::When;
@@ -56,7 +57,8 @@ pub(super) struct Query {
 #[utoipa::path(get, path = "/api/remote/sessions/{id}/stream", tag = "sessions",
     params(("id" = String, Path), ("Last-Event-ID" = Option<i64>, Header), Query),
     responses((status = 200, content_type = "text/event-stream", body = String),
-              (status = 400, body = crate::error::ErrorBody), (status = 404, body = crate::error::ErrorBody)))]
+              (status = 400, body = crate::error::ErrorBody), (status = 404, body = crate::error::ErrorBody),
+              (status = 429, body = crate::error::ErrorBody)))]
 pub(super) async fn stream(
     State(app): State<App>,
     visitor: Visitor,
@@ -69,6 +71,7 @@ pub(super) async fn stream(
     let listening = app.wakeups().listen(Wakeup::Session(id));
     let party = Party::of(&app, &visitor, Action::SessionsRead, id).await?;
     let viewer = Viewer {
+        _place: app.follow(visitor.actor.user)?,
         // One that claims to know more than there is has it from another database: it gets what comes.
         seq: after.min(party.row.last_seq),
         id,
@@ -117,6 +120,7 @@ struct Viewer {
     usage_at: Option<Instant>,
     /// What is to be sent before anything else is looked for.
     waiting: VecDeque<Event>,
+    _place: Place,
     /// Whether nothing comes after what waits.
     over: bool,
 }

@@ -226,6 +226,8 @@ sections! {
         output_bytes: u64 = 64 << 20, 64 << 10..=1 << 40;
         /// Days after a session's end that its output and messages are kept; 0 is for ever.
         output_days: u64 = 90, 0..=36_500;
+        /// Live streams that one user may follow at one control node at once.
+        streams_per_user: usize = 32, 1..=4_096;
     }
 
     /// What people and other systems are told: notifications, pushes to browsers, webhooks.
