@@ -1,7 +1,7 @@
 //! Who may do what with a session.
 
-use ace_policies::access::{self, Action, Permit, Role, Standing};
-use ace_policies::{Denied, SessionId};
+use ace_policies::access::{self, Action, Actor, Permit, Role, Standing};
+use ace_policies::{Denied, MachineId, SessionId};
 use sqlx::Row;
 
 use super::store::SessionRow;
@@ -17,8 +17,6 @@ pub(crate) struct Party {
     /// The name of whose it is.
     pub owner: String,
     pub permit: Permit,
-    /// Whether they may use its machine still.
-    is_assigned: bool,
 }
 
 impl Party {
@@ -26,13 +24,7 @@ impl Party {
     pub async fn of(app: &App, visitor: &Visitor, action: Action, id: SessionId) -> Result<Self, ApiError> {
         let (row, owner, standing) = find(app, visitor, id).await?;
         let permit = visitor.permit(app, action, &standing).await?;
-        let is_assigned = standing.machine.is_some() || visitor.actor.role == Role::Admin;
-        Ok(Self {
-            row,
-            owner,
-            permit,
-            is_assigned,
-        })
+        Ok(Self { row, owner, permit })
     }
 
     /// The proof for one session of many: that it is refused is no act of its own, so it is not recorded.
@@ -41,11 +33,15 @@ impl Party {
         Ok(access::check(&visitor.actor, action, &standing)?)
     }
 
-    /// Refuses what would make work for a machine that the actor has lost. Looking at what was, and ending it, is left to them.
-    pub fn refuse_unassigned(&self) -> Result<(), ApiError> {
-        let denied = Denied::NotAssigned;
-        let refusal = || ApiError::forbidden(denied.code(), denied.to_string());
-        self.is_assigned.then_some(()).ok_or_else(refusal)
+    /// Refuses what would make work for a machine that the actor has lost, even while they waited for it: the machine must be locked.
+    /// Looking at what was, and ending it, is left to them.
+    pub async fn refuse_unassigned(&self, record: &mut Record) -> Result<(), ApiError> {
+        let standing = Standing {
+            tenant: Some(self.row.tenant),
+            owner: Some(self.row.user),
+            machine: None,
+        };
+        refuse_unassigned(record, &self.permit, self.row.machine()?, standing).await
     }
 
     /// Locks the session that was found. Errors: 404 where it went meanwhile.
@@ -53,6 +49,37 @@ impl Party {
         let locked = super::lock(record, self.row.id).await?;
         locked.ok_or_else(no_such_session)
     }
+}
+
+/// Looks again whether somebody may do what they have a permit for, and use the machine, which must be locked: the permit is from
+/// before the lock. `standing` is how they stand to the thing otherwise. Errors: as from [`access::check`], 401 for who was disabled.
+pub(super) async fn refuse_unassigned(
+    record: &mut Record,
+    permit: &Permit,
+    machine: MachineId,
+    standing: Standing,
+) -> Result<(), ApiError> {
+    let row = sqlx::query(
+        "SELECT users.role, machine_assignments.permission FROM users
+         LEFT JOIN machine_assignments ON machine_assignments.user_id = users.id AND machine_assignments.machine_id = $2
+         WHERE users.id = $1 AND users.is_active = 1",
+    )
+    .bind(permit.actor().user.0)
+    .bind(machine.to_string())
+    .fetch_optional(record.sql())
+    .await?
+    .ok_or_else(ApiError::unauthenticated)?;
+    let role = row.try_get::<String, _>("role")?.parse().map_err(ApiError::internal)?;
+    let actor = Actor {
+        role,
+        ..permit.actor().clone()
+    };
+    let machine = machines::permission(row.try_get("permission")?)?;
+    access::check(&actor, permit.action(), &Standing { machine, ..standing })?;
+    let denied = Denied::NotAssigned;
+    let refusal = || ApiError::forbidden(denied.code(), denied.to_string());
+    let is_assigned = machine.is_some() || role == Role::Admin;
+    is_assigned.then_some(()).ok_or_else(refusal)
 }
 
 async fn find(app: &App, visitor: &Visitor, id: SessionId) -> Result<(SessionRow, String, Standing), ApiError> {

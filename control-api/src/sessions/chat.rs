@@ -85,7 +85,7 @@ pub(super) async fn chat(
     if let Some(first) = said_before(write.record(), id, key.as_deref()).await? {
         return Ok(queued(first));
     }
-    party.refuse_unassigned()?;
+    party.refuse_unassigned(write.record()).await?;
     if !message.attachments.is_empty() {
         host.refuse_feature(&row.cli_tool, "attachments", "attachments")?;
     }

@@ -104,7 +104,7 @@ async fn begin(app: &App, visitor: &Visitor, party: &Party) -> Result<(Write, Ho
     let mut write = app.write(&party.permit, &visitor.edge).await?;
     let host = host_of(write.record(), &party.row).await?;
     let row = party.lock(write.record()).await?;
-    party.refuse_unassigned()?;
+    party.refuse_unassigned(write.record()).await?;
     next(row.status, Wish::Configure).map_err(not_now)?;
     write.target(format_args!("session:{}", row.id));
     Ok((write, host, row))

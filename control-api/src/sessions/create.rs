@@ -1,6 +1,6 @@
 //! POST /api/remote/sessions.
 
-use ace_policies::access::{Action, Role};
+use ace_policies::access::Action;
 use ace_policies::session::State as SessionState;
 use ace_policies::{MachineId, SessionId, UserId};
 use axum::Json;
@@ -9,6 +9,7 @@ use axum::http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::access::refuse_unassigned;
 use super::host::{self, Host};
 use super::store::SessionRow;
 use super::view::{One, Session};
@@ -74,10 +75,11 @@ pub(super) async fn create(
     let mut write = app.write(&permit, &visitor.edge).await?;
     let host = Host::lock(write.record(), wish.machine)
         .await?
-        .ok_or_else(|| unknown_machine(&visitor))?;
+        .ok_or_else(unknown_machine)?;
     if let Some(first) = made_before(&mut write, visitor.actor.user, key.as_deref()).await? {
         return again(&app, &visitor, first, &wish).await;
     }
+    refuse_unassigned(write.record(), &permit, host.id, standing).await?;
     refuse(&app, &mut write, &host, &visitor, &wish).await?;
     let row = insert(&mut write, &host, &wish, visitor.actor.user, key.as_deref()).await?;
     start::push_start(write.record(), &row, Some(visitor.actor.user)).await?;
@@ -164,9 +166,8 @@ pub(super) fn title(text: Option<String>) -> Result<Option<String>, ApiError> {
     Err(ApiError::field("title", problem))
 }
 
-/// Only system admins come here: others are not assigned to what is not there.
-fn unknown_machine(visitor: &Visitor) -> ApiError {
-    debug_assert_eq!(visitor.actor.role, Role::Admin);
+/// For system admins, and for those whose machine has just been taken away: others are not assigned to what is not there.
+fn unknown_machine() -> ApiError {
     ApiError::bad("machine_not_found", "machine_id: no such machine")
 }
 

@@ -85,7 +85,7 @@ async fn steer(app: &App, visitor: &Visitor, id: SessionId, action: Action, wish
     };
     let row = party.lock(write.record()).await?;
     if wish == Wish::Resume {
-        party.refuse_unassigned()?;
+        party.refuse_unassigned(write.record()).await?;
     }
     let step = next(row.status, wish).map_err(not_now)?;
     let after = match (step.tell, &host) {

@@ -3,6 +3,7 @@
 mod acts;
 mod create;
 mod list;
+mod races;
 
 use ace_policies::session::Report;
 use ace_policies::wire::{Data, Line, Stream};
