@@ -157,6 +157,8 @@ CREATE TABLE session_approvals (
     run         BIGINT NOT NULL,
     tool_name   TEXT NOT NULL,
     input       TEXT NOT NULL,
+    -- 1 where `input` was too long and is cut.
+    input_truncated BIGINT NOT NULL DEFAULT 0,
     state       TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'answered', 'cancelled')),
     behavior    TEXT CHECK (behavior IN ('allow', 'deny')),
     scope       TEXT CHECK (scope IN ('once', 'session', 'rule')),

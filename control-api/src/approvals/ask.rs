@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sqlx::Row;
 
 use super::answer::{Answer, settle};
-use super::{next_version, rules};
+use super::{input, next_version, rules};
 use crate::audit::{self, Entry, act};
 use crate::error::ApiError;
 use crate::record::Record;
@@ -14,8 +14,11 @@ use crate::sessions::{SessionRow, tell};
 /// How long an agent's name for a question, or a tool's, may be, in bytes.
 const MAX_NAME_BYTES: usize = 512;
 
+/// How many questions of a session may wait at once. CLIs ask one by one, or a few.
+const MAX_WAITING: i64 = 100;
+
 /// Takes a question of a session's CLI; the row must be locked. One that was asked before, or in another run, or of a session that has
-/// ended, changes nothing. Where a rule answers it, it is answered at once. Errors: 400 where a name is unusable.
+/// ended, changes nothing. Where a rule answers it, it is answered at once. Errors: 400 where a name is unusable, or too many wait.
 ///
 /// The audit log is locked when a rule answers: nothing that others hold may be locked after this.
 pub(crate) async fn asked(
@@ -40,10 +43,23 @@ pub(crate) async fn asked(
     match rules::find(record, row, tool_name).await? {
         Some((rule, behavior)) => by_rule(record, row, request_id, tool_name, rule, behavior).await,
         None => {
+            refuse_too_many(record, row).await?;
             let data = json!({ "request_id": request_id, "tool_name": tool_name });
             tell(record, row, "approval.requested", &data).await
         }
     }
+}
+
+/// The one that was just taken counts too. Errors: 400, and what was written is to be undone.
+async fn refuse_too_many(record: &mut Record, row: &SessionRow) -> Result<(), ApiError> {
+    let waiting =
+        sqlx::query_scalar("SELECT COUNT(*) FROM session_approvals WHERE session_id = $1 AND state = 'pending'");
+    let waiting: i64 = waiting.bind(row.id.to_string()).fetch_one(record.sql()).await?;
+    if waiting <= MAX_WAITING {
+        return Ok(());
+    }
+    let message = format!("{MAX_WAITING} questions of this session wait for an answer already; more are not taken");
+    Err(ApiError::bad("too_many_questions", message))
 }
 
 /// Whether it is new.
@@ -55,17 +71,19 @@ async fn insert(
     input: &Value,
 ) -> Result<bool, ApiError> {
     let version = next_version(record, row).await?;
+    let input = input::kept(input);
     let inserted = sqlx::query(
-        "INSERT INTO session_approvals (session_id, request_id, run, tool_name, input, created_at, version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (session_id, request_id) DO NOTHING",
+        "INSERT INTO session_approvals (session_id, request_id, run, tool_name, input, created_at, version, input_truncated)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (session_id, request_id) DO NOTHING",
     )
     .bind(row.id.to_string())
     .bind(request_id)
     .bind(row.run)
     .bind(tool_name)
-    .bind(input.to_string())
+    .bind(&input.json)
     .bind(record.app().now())
     .bind(version)
+    .bind(i64::from(input.truncated))
     .execute(record.sql())
     .await?;
     Ok(inserted.rows_affected() == 1)

@@ -5,6 +5,7 @@
 
 mod answer;
 mod ask;
+mod input;
 mod rules;
 
 use ace_policies::SessionId;
@@ -22,6 +23,7 @@ use utoipa_axum::routes;
 use crate::App;
 use crate::body::{At, Params};
 use crate::error::ApiError;
+use crate::output;
 use crate::record::Record;
 use crate::sessions::{Party, SessionRow};
 use crate::visitor::Visitor;
@@ -40,6 +42,10 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 /// The most questions in one answer. A CLI asks them one by one.
 const MAX_LISTED: i64 = 500;
 
+/// The most that they are about, in bytes, and what is sent at once to those who follow. Those that changed together go together.
+const MAX_LISTED_BYTES: i64 = 2_000_000;
+const STEP_BYTES: i64 = 256 << 10;
+
 /// A question of a CLI, and what became of it.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Approval {
@@ -50,6 +56,8 @@ pub(crate) struct Approval {
     /// What it is to be used for, as the CLI tells it.
     #[schema(value_type = Object)]
     input: Value,
+    /// Whether `input` was too long and is cut: then not all of it is here.
+    input_truncated: bool,
     /// `pending`, `answered` or `cancelled`.
     state: String,
     /// `allow` or `deny`.
@@ -76,15 +84,20 @@ pub(crate) struct Approval {
 struct Query {
     /// `pending`, `answered` or `cancelled`.
     state: Option<String>,
+    /// Only those that changed before: the `next` of the page before.
+    before: Option<i64>,
 }
 
 #[derive(Serialize, ToSchema)]
 struct List {
     success: bool,
     approvals: Vec<Approval>,
+    /// Give it as `before` for what changed before; absent when this is all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<i64>,
 }
 
-/// Lists what a session's CLI asked to be allowed to do, the newest first; at most 500.
+/// Lists what a session's CLI asked to be allowed to do, what changed last first; about 500 and 2 MB of `input` at once.
 #[utoipa::path(get, path = "/api/remote/sessions/{id}/approvals", tag = "approvals", params(("id" = String, Path), Query),
     responses((status = 200, body = List), (status = 400, body = crate::error::ErrorBody),
               (status = 404, body = crate::error::ErrorBody)))]
@@ -99,49 +112,87 @@ async fn list(
     if !matches!(state, "" | "pending" | "answered" | "cancelled") {
         return Err(ApiError::field("state", "must be pending, answered or cancelled"));
     }
-    let rows = sqlx::query(
-        "SELECT session_approvals.*, users.username FROM session_approvals
-         LEFT JOIN users ON users.id = session_approvals.answered_by
-         WHERE session_id = $1 AND (state = $2 OR $2 = '') ORDER BY version DESC LIMIT $3",
-    )
-    .bind(id.to_string())
-    .bind(state)
-    .bind(MAX_LISTED)
-    .fetch_all(&app.db().read)
-    .await?;
-    Ok(Json(List {
+    let before = query.before.unwrap_or(i64::MAX);
+    let lengths = "SELECT version, OCTET_LENGTH(input) FROM session_approvals
+                   WHERE session_id = $1 AND version < $2 AND (state = $3 OR $3 = '') ORDER BY version DESC LIMIT $4";
+    let Some((edge, more)) = edge(&app, lengths, id, before, state, MAX_LISTED_BYTES).await? else {
+        return Ok(list_of(Vec::new(), None));
+    };
+    let mut approvals = between(&app, id, edge, before.saturating_sub(1), state).await?;
+    approvals.reverse();
+    Ok(list_of(approvals, more.then_some(edge)))
+}
+
+fn list_of(approvals: Vec<Approval>, next: Option<i64>) -> Json<List> {
+    Json(List {
         success: true,
-        approvals: read_all(&rows)?,
-    }))
+        approvals,
+        next,
+    })
 }
 
-/// The questions of a session that wait, the oldest first.
-pub(crate) async fn pending(app: &App, session: SessionId) -> Result<Vec<Approval>, ApiError> {
-    let rows = sqlx::query(
-        "SELECT session_approvals.*, NULL AS username FROM session_approvals
-         WHERE session_id = $1 AND state = 'pending' ORDER BY created_at, version",
-    )
-    .bind(session.to_string())
-    .fetch_all(&app.db().read)
-    .await?;
-    read_all(&rows)
+/// The questions of a session that came or changed after a version of its approvals, in that order: all that changed, or those that wait.
+/// No more than a step, and whether there are more.
+pub(crate) async fn after(
+    app: &App,
+    session: SessionId,
+    version: i64,
+    only_waiting: bool,
+) -> Result<(Vec<Approval>, bool), ApiError> {
+    let state = if only_waiting { "pending" } else { "" };
+    let lengths = "SELECT version, OCTET_LENGTH(input) FROM session_approvals
+                   WHERE session_id = $1 AND version > $2 AND (state = $3 OR $3 = '') ORDER BY version LIMIT $4";
+    let Some((edge, more)) = edge(app, lengths, session, version, state, STEP_BYTES).await? else {
+        return Ok((Vec::new(), false));
+    };
+    Ok((
+        between(app, session, version.saturating_add(1), edge, state).await?,
+        more,
+    ))
 }
 
-/// The questions of a session that came or changed after a version of its approvals, in that order.
-pub(crate) async fn changed_since(app: &App, session: SessionId, version: i64) -> Result<Vec<Approval>, ApiError> {
+/// The version of the last question that fits, and whether there are more. Lengths are read first: those that do not fit are not fetched.
+/// Those that were taken back together have one version: they are not parted.
+async fn edge(
+    app: &App,
+    lengths: &'static str,
+    session: SessionId,
+    version: i64,
+    state: &str,
+    most: i64,
+) -> Result<Option<(i64, bool)>, ApiError> {
+    let rows = sqlx::query(lengths)
+        .bind(session.to_string())
+        .bind(version)
+        .bind(state.to_owned())
+        .bind(MAX_LISTED)
+        .fetch_all(&app.db().read)
+        .await?;
+    let (mut edge, mut bytes) = (None, 0);
+    for row in &rows {
+        bytes += output::integer(row, 1)?;
+        let version: i64 = row.try_get(0)?;
+        if bytes > most && edge.is_some_and(|edge| edge != version) {
+            return Ok(edge.map(|edge| (edge, true)));
+        }
+        edge = Some(version);
+    }
+    let more = i64::try_from(rows.len()).is_ok_and(|rows| rows >= MAX_LISTED);
+    Ok(edge.map(|edge| (edge, more)))
+}
+
+async fn between(app: &App, session: SessionId, first: i64, last: i64, state: &str) -> Result<Vec<Approval>, ApiError> {
     let rows = sqlx::query(
         "SELECT session_approvals.*, users.username FROM session_approvals
          LEFT JOIN users ON users.id = session_approvals.answered_by
-         WHERE session_id = $1 AND version > $2 ORDER BY version",
+         WHERE session_id = $1 AND version BETWEEN $2 AND $3 AND (state = $4 OR $4 = '') ORDER BY version, created_at",
     )
     .bind(session.to_string())
-    .bind(version)
+    .bind(first)
+    .bind(last)
+    .bind(state.to_owned())
     .fetch_all(&app.db().read)
     .await?;
-    read_all(&rows)
-}
-
-fn read_all(rows: &[AnyRow]) -> Result<Vec<Approval>, ApiError> {
     rows.iter().map(Approval::read).collect()
 }
 
@@ -152,6 +203,7 @@ impl Approval {
             run: row.try_get("run")?,
             tool_name: row.try_get("tool_name")?,
             input: serde_json::from_str(&row.try_get::<String, _>("input")?).unwrap_or_default(),
+            input_truncated: row.try_get::<i64, _>("input_truncated")? != 0,
             state: row.try_get("state")?,
             behavior: row.try_get("behavior")?,
             scope: row.try_get("scope")?,

@@ -5,6 +5,7 @@ use ace_policies::session::Report;
 use serde_json::{Value, json};
 
 use super::{asked, cancelled};
+use crate::error::ApiError;
 use crate::sessions;
 use crate::sessions::tests::at;
 use crate::testing::{Answer, Client, World, worlds};
@@ -15,6 +16,14 @@ async fn asks(world: &World, session: SessionId, run: i64, request_id: &str, too
     let input = json!({ "command": "ls\u{0}" });
     asked(&mut record, &row, run, request_id, tool, &input).await.unwrap();
     record.commit().await.unwrap();
+}
+
+/// What the agent is told of a question about this.
+async fn asks_about(world: &World, session: SessionId, request_id: &str, input: &Value) -> Result<(), ApiError> {
+    let mut record = world.app.record().await?;
+    let row = sessions::lock(&mut record, session).await?.unwrap();
+    asked(&mut record, &row, row.run, request_id, "Write", input).await?;
+    record.commit().await
 }
 
 async fn answers(client: &Client, session: SessionId, request_id: &str, behavior: &str, scope: &str) -> Answer {
@@ -265,5 +274,43 @@ async fn answers_that_are_none_are_refused() {
             .await
             .refused(400, "invalid_field");
         assert_eq!(questions(&alice, session).await[0]["state"], "pending");
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_long_is_cut_and_so_many_wait_and_no_more() {
+    for world in worlds().await {
+        let machine = world.host(7).await;
+        let alice = world.assigned("alice", machine, "user").await;
+        let session = alice.starts(machine).await;
+        let input = json!({ "file_path": "/srv/x", "content": "x".repeat(60_000) });
+        let long = json!({ "file_path": "/srv/x", "content": "x".repeat(1 << 20) });
+        asks_about(&world, session, "long", &long).await.unwrap();
+        let question = &questions(&alice, session).await[0];
+        assert_eq!(question["input_truncated"], true);
+        assert!(question.to_string().len() < 65 << 10, "{}", question.to_string().len());
+        for n in 1..100 {
+            asks_about(&world, session, &format!("q{n}"), &input).await.unwrap();
+        }
+        let refused = asks_about(&world, session, "q100", &input).await.unwrap_err();
+        assert_eq!((refused.status().as_u16(), refused.code()), (400, "too_many_questions"));
+        asks_about(&world, session, "q1", &input).await.unwrap();
+        let (mut seen, mut path) = (Vec::new(), at(session, "/approvals?state=pending"));
+        loop {
+            let page = alice.get(&path).await.ok();
+            assert!(page.text.len() < 2_200_000, "{}", page.text.len());
+            let ids = page.json["approvals"].as_array().unwrap().iter();
+            seen.extend(ids.map(|question| question["request_id"].as_str().unwrap().to_owned()));
+            let Some(next) = page.json["next"].as_i64() else { break };
+            path = at(session, &format!("/approvals?state=pending&before={next}"));
+        }
+        let all: Vec<String> = (1..100)
+            .rev()
+            .map(|n| format!("q{n}"))
+            .chain(["long".to_owned()])
+            .collect();
+        assert_eq!(seen, all);
+        answers(&alice, session, "q1", "deny", "once").await.ok();
+        asks_about(&world, session, "q100", &input).await.unwrap();
     }
 }

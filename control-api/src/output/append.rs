@@ -175,7 +175,7 @@ async fn drop_some(record: &mut Record, session: SessionId, mut stored: Stored, 
 }
 
 /// What LENGTH is: INTEGER on PostgreSQL, as wide as needed on SQLite.
-pub(super) fn integer(row: &sqlx::any::AnyRow, column: usize) -> Result<i64, sqlx::Error> {
+pub(crate) fn integer(row: &sqlx::any::AnyRow, column: usize) -> Result<i64, sqlx::Error> {
     let narrow = || row.try_get::<i32, _>(column).map(i64::from);
     row.try_get::<i64, _>(column).or_else(|_| narrow())
 }

@@ -11,6 +11,8 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 use utoipa::{IntoParams, ToSchema};
 
+use super::append::integer;
+use super::part::Amount;
 use crate::App;
 use crate::body::{At, Params};
 use crate::error::ApiError;
@@ -19,6 +21,9 @@ use crate::record::Record;
 use crate::sessions::Party;
 use crate::visitor::Visitor;
 use crate::when::When;
+
+/// The most text in one page. A single message may be larger.
+const MOST_BYTES: i64 = 2_000_000;
 
 /// Which messages are asked for.
 #[derive(Deserialize, IntoParams)]
@@ -62,12 +67,57 @@ pub(super) struct Message {
     pub timestamp: When,
 }
 
-pub(super) const SELECT: &str =
-    "SELECT session_messages.*, users.username, agent_commands.state AS delivery FROM session_messages
+const SELECT: &str = "SELECT session_messages.*, users.username, agent_commands.state AS delivery FROM session_messages
     LEFT JOIN users ON users.id = session_messages.user_id
     LEFT JOIN agent_commands ON agent_commands.command_id = session_messages.command_id";
 
-/// Lists what was said in a session, the newest first.
+const LENGTHS: &str = "SELECT session_messages.id, OCTET_LENGTH(session_messages.content) FROM session_messages";
+
+/// In which order messages are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Order {
+    NewestFirst,
+    OldestFirst,
+}
+
+/// The first messages that a filter finds, no more than that many bytes, and whether there are more; one at least, where there is one.
+/// Lengths are read first: messages may be large, and those that do not fit are not fetched.
+pub(super) async fn some(
+    app: &App,
+    mut filter: Filter,
+    order: Order,
+    most: Amount,
+) -> Result<(Vec<Message>, bool), ApiError> {
+    let (sorted, edge) = match order {
+        Order::NewestFirst => ("session_messages.id DESC", "session_messages.id >="),
+        Order::OldestFirst => ("session_messages.id", "session_messages.id <="),
+    };
+    let pool = &app.db().read;
+    let lengths = filter.page(pool, LENGTHS, sorted, most.lines).await?;
+    let Some((count, last)) = that_fit(&lengths.rows, most.bytes)? else {
+        return Ok((Vec::new(), false));
+    };
+    filter.and(edge, last);
+    let found = filter.page(pool, SELECT, sorted, count).await?;
+    let messages = found.rows.iter().map(Message::read).collect::<Result<_, _>>()?;
+    let cut = usize::try_from(count).is_ok_and(|count| count < lengths.rows.len());
+    Ok((messages, lengths.more || cut || found.more))
+}
+
+/// How many of the first rows fit, and the id of the last of them.
+fn that_fit(lengths: &[AnyRow], most: i64) -> Result<Option<(i64, i64)>, ApiError> {
+    let (mut fit, mut bytes) = (None, 0);
+    for (row, count) in lengths.iter().zip(1..) {
+        bytes += integer(row, 1)?;
+        if fit.is_some() && bytes > most {
+            break;
+        }
+        fit = Some((count, row.try_get(0)?));
+    }
+    Ok(fit)
+}
+
+/// Lists what was said in a session, the newest first, and at most about 2 MB of it at once: a page may be shorter than `limit`.
 #[utoipa::path(get, path = "/api/remote/sessions/{id}/messages", tag = "sessions", params(("id" = String, Path), Query),
     responses((status = 200, body = Page), (status = 400, body = crate::error::ErrorBody),
               (status = 404, body = crate::error::ErrorBody)))]
@@ -93,12 +143,12 @@ pub(super) async fn list(
     if let Some(text) = query.q.as_deref().filter(|text| !text.is_empty()) {
         filter.holds("session_messages.content", text);
     }
-    let limit = page::limit(query.limit)?;
-    let found = filter
-        .page(&app.db().read, SELECT, "session_messages.id DESC", limit)
-        .await?;
-    let messages = found.rows.iter().map(Message::read).collect::<Result<Vec<_>, _>>()?;
-    let next = messages.last().filter(|_| found.more).map(|last| last.id);
+    let most = Amount {
+        bytes: MOST_BYTES,
+        lines: page::limit(query.limit)?,
+    };
+    let (messages, more) = some(&app, filter, Order::NewestFirst, most).await?;
+    let next = messages.last().filter(|_| more).map(|last| last.id);
     Ok(Json(Page {
         success: true,
         messages,

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use crate::App;
 
-pub(crate) use append::{append, append_next};
+pub(crate) use append::{append, append_next, integer};
 pub(crate) use forget::{clear_leftovers, forget_old};
 pub(crate) use part::{Line, Span, part};
 

@@ -77,7 +77,8 @@ pub(super) async fn stream(
         id,
         parts,
         listening,
-        approvals_version: None,
+        approvals_version: 0,
+        waiting_since: Some(party.row.approvals_version),
         state: None,
         usage: None,
         checked_at: Instant::now(),
@@ -111,8 +112,10 @@ struct Viewer {
     listening: Listening,
     /// The last line that was sent.
     seq: i64,
-    /// Up to where approvals were sent; `None` before the first look.
-    approvals_version: Option<i64>,
+    /// Up to where approvals were sent.
+    approvals_version: i64,
+    /// While those that waited at the beginning are sent: how the session's `approvals_version` was then.
+    waiting_since: Option<i64>,
     /// The state as it was sent last.
     state: Option<String>,
     usage: Option<Totals>,
@@ -249,23 +252,27 @@ impl Viewer {
         Ok(())
     }
 
+    /// First those that wait, then whatever changes: some at a time, for all of them may be much.
     async fn look_at_approvals(&mut self, row: &SessionRow) -> Result<(), ApiError> {
-        if self
-            .approvals_version
-            .is_some_and(|version| version >= row.approvals_version)
-        {
+        let begins = self.waiting_since.is_some();
+        if !begins && self.approvals_version >= row.approvals_version {
             return Ok(());
         }
-        let changed = match self.approvals_version {
-            None => approvals::pending(&self.app, self.id).await?,
-            Some(version) => approvals::changed_since(&self.app, self.id, version).await?,
-        };
-        for approval in &changed {
+        let (approvals, more) = approvals::after(&self.app, self.id, self.approvals_version, begins).await?;
+        for approval in &approvals {
             self.waiting.push_back(event("approval", approval)?);
         }
-        // Some may have changed since the row was read: they are not sent again.
-        let newest = changed.iter().map(|approval| approval.version).max().unwrap_or(0);
-        self.approvals_version = Some(newest.max(row.approvals_version));
+        let newest = approvals.last().map_or(0, |approval| approval.version);
+        self.approvals_version = match self.waiting_since {
+            _ if more => newest,
+            // In more than one step: what was answered meanwhile is sent again, as it is now.
+            Some(then) if self.approvals_version > 0 => then,
+            // Some may have changed since the row was read: they are not sent again.
+            _ => newest.max(row.approvals_version),
+        };
+        if !more {
+            self.waiting_since = None;
+        }
         Ok(())
     }
 

@@ -13,8 +13,8 @@ use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::messages::{self, Message};
-use super::part::{self, Line};
+use super::messages::{self, Message, Order};
+use super::part::{self, Amount, Line};
 use crate::App;
 use crate::body::{At, Params};
 use crate::error::ApiError;
@@ -24,7 +24,10 @@ use crate::visitor::Visitor;
 use crate::when::When;
 
 /// How many messages are read at once.
-const STEP_MESSAGES: i64 = 100;
+const STEP: Amount = Amount {
+    bytes: 256 << 10,
+    lines: 100,
+};
 
 /// In which form a transcript is asked for.
 #[derive(Deserialize, IntoParams)]
@@ -113,16 +116,10 @@ impl Messages {
             .and("session_messages.session_id =", self.session.to_string().as_str())
             .and("session_messages.id >", self.after)
             .and_if("session_messages.role =", self.role);
-        let page = filter.page(
-            &self.app.db().read,
-            messages::SELECT,
-            "session_messages.id",
-            STEP_MESSAGES,
-        );
-        let page = page.await?;
-        self.read = page.rows.iter().map(Message::read).collect::<Result<_, _>>()?;
+        let (read, more) = messages::some(&self.app, filter, Order::OldestFirst, STEP).await?;
+        self.read = read.into();
         self.after = self.read.back().map_or(self.after, |last| last.id);
-        self.at_end = !page.more;
+        self.at_end = !more;
         Ok(())
     }
 }

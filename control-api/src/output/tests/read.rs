@@ -156,3 +156,29 @@ async fn a_long_transcript_is_whole() {
         assert_eq!(markdown.matches("\n## alice, ").count(), 120);
     }
 }
+
+#[tokio::test]
+async fn a_page_of_messages_is_bounded_in_bytes_and_nothing_is_left_out() {
+    for world in worlds().await {
+        let machine = world.host(7).await;
+        let alice = world.assigned("alice", machine, "user").await;
+        let session = alice.starts(machine).await;
+        let long = "ü".repeat(450_000);
+        for _ in 0..5 {
+            let said = "INSERT INTO session_messages (session_id, role, content, at) VALUES ($1, 'assistant', $2, 0)";
+            world.run(said, &[&session.to_string(), &long]).await;
+        }
+        let (mut seen, mut path) = (Vec::new(), at(session, "/messages"));
+        loop {
+            let page = alice.get(&path).await.ok();
+            let messages = page.json["messages"].as_array().unwrap();
+            assert!(messages.len() <= 2, "{}", messages.len());
+            seen.extend(messages.iter().map(|message| message["id"].as_i64().unwrap()));
+            let Some(next) = page.json["next"].as_i64() else { break };
+            path = at(session, &format!("/messages?before={next}"));
+        }
+        assert_eq!(seen, [5, 4, 3, 2, 1]);
+        let text = alice.get(&at(session, "/transcript?format=md")).await.ok().text;
+        assert_eq!(text.matches("## ").count(), 5);
+    }
+}

@@ -269,3 +269,35 @@ async fn a_stream_does_not_keep_the_program_from_ending() {
     assert!(begun.elapsed() < world.app.config().drain / 2, "{:?}", begun.elapsed());
     assert!(rest.ends_with(b"0\r\n\r\n"), "it ends as a whole answer does");
 }
+
+#[tokio::test]
+async fn many_large_questions_come_some_at_a_time_and_whole() {
+    for world in worlds().await {
+        let machine = world.host(7).await;
+        let alice = world.assigned("alice", machine, "user").await;
+        let session = alice.starts(machine).await;
+        for n in 0..20 {
+            let mut record = world.app.record().await.unwrap();
+            let row = sessions::lock(&mut record, session).await.unwrap().unwrap();
+            let input = json!({ "content": "x".repeat(40_000) });
+            let name = format!("q{n}");
+            let asked = approvals::asked(&mut record, &row, row.run, &name, "Write", &input);
+            asked.await.unwrap();
+            record.commit().await.unwrap();
+        }
+        let mut viewer = Viewer::of(&alice, session, "").await;
+        for n in 0..20 {
+            let question = viewer.until("approval").await.data;
+            assert_eq!(question["request_id"], format!("q{n}"));
+        }
+        let (first, more) = approvals::after(&world.app, session, 0, true).await.unwrap();
+        assert!(first.len() < 8 && more, "{}", first.len());
+        let answer = json!({ "request_id": "q0", "behavior": "allow" });
+        alice.post(&at(session, "/permission"), answer).await.ok();
+        let told = viewer.until("approval").await.data;
+        assert_eq!(
+            (&told["request_id"], &told["state"]),
+            (&json!("q0"), &json!("answered"))
+        );
+    }
+}
