@@ -53,6 +53,7 @@ struct Inner {
     links: Links,
     agent_files: install::Files,
     deliveries: Notify,
+    leftovers: Notify,
     streams: Streams,
 }
 
@@ -88,6 +89,7 @@ impl App {
             links: Links::default(),
             agent_files: install::Files::default(),
             deliveries: Notify::new(),
+            leftovers: Notify::new(),
             streams: Streams::default(),
             db,
         }));
@@ -183,6 +185,11 @@ impl App {
     /// Rung when webhook deliveries were queued.
     pub(crate) fn deliveries(&self) -> &Notify {
         &self.0.deliveries
+    }
+
+    /// Rung when sessions were deleted that left something.
+    pub(crate) fn leftovers(&self) -> &Notify {
+        &self.0.leftovers
     }
 
     /// The streams that people follow here.

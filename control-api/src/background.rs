@@ -30,6 +30,7 @@ pub(crate) fn start(app: &App) -> Background {
     tasks.spawn(teller::run(app.clone()));
     tasks.spawn(webhooks::deliver_all(app.clone()));
     tasks.spawn(cleanup::run(app.clone()));
+    tasks.spawn(until_closing(app.clone(), cleanup::leftovers(app.clone())));
     tasks.spawn(be_present(app.clone()));
     tasks.spawn(until_closing(app.clone(), relay::run(app.clone())));
     tasks.spawn(until_closing(app.clone(), round::run(app.clone())));

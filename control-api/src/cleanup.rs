@@ -35,6 +35,14 @@ pub(crate) async fn run(app: App) {
     }
 }
 
+/// Clears what deleted sessions left whenever some were deleted here, beside the rounds. Has no end of its own.
+pub(crate) async fn leftovers(app: App) {
+    loop {
+        app.leftovers().notified().await;
+        while output::clear_leftovers(&app).await {}
+    }
+}
+
 /// Cleans up once, if no other node does. Returns how many rows went.
 pub(crate) async fn round(app: &App) -> Result<u64, ApiError> {
     if !background::lease(app, "cleanup", LEASE).await? {

@@ -37,14 +37,18 @@ pub(crate) async fn forget_old(app: &App) -> Result<u64, ApiError> {
     Ok(u64::try_from(old.len()).unwrap_or_default())
 }
 
-/// Clears what deleted sessions left, right after they were deleted. Not worth failing for: it is tried again later.
-pub(crate) async fn clear_leftovers(app: &App) {
-    if let Err(error) = clear_all_leftovers(app).await {
+/// Clears what deleted sessions left, right after they were deleted. Not worth failing for: it is tried again later. Returns whether
+/// there may be more.
+pub(crate) async fn clear_leftovers(app: &App) -> bool {
+    let cleared = clear_all_leftovers(app).await;
+    if let Err(error) = &cleared {
         tracing::warn!(%error, "the output of deleted sessions is still there");
     }
+    cleared.is_ok_and(|count| count == SESSIONS)
 }
 
-async fn clear_all_leftovers(app: &App) -> Result<(), ApiError> {
+/// Returns how many sessions had left something.
+async fn clear_all_leftovers(app: &App) -> Result<i64, ApiError> {
     let rows = sqlx::query("SELECT session_id FROM session_leftovers ORDER BY session_id LIMIT $1")
         .bind(SESSIONS)
         .fetch_all(&app.db().read)
@@ -59,7 +63,7 @@ async fn clear_all_leftovers(app: &App) -> Result<(), ApiError> {
             .await?;
         record.commit().await?;
     }
-    Ok(())
+    Ok(i64::try_from(rows.len()).unwrap_or(i64::MAX))
 }
 
 async fn forget(app: &App, session: String) -> Result<(), ApiError> {

@@ -16,6 +16,11 @@ pub(crate) use append::{append, append_next, integer};
 pub(crate) use forget::{clear_leftovers, forget_old};
 pub(crate) use part::{Line, Span, part};
 
+/// Has what deleted sessions left cleared by this node, as soon as it comes to it: nobody who deletes one waits for it.
+pub(crate) fn clear_soon(app: &App) {
+    app.leftovers().notify_one();
+}
+
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(stream::stream))

@@ -1,8 +1,11 @@
 //! Who may do what with a session.
 
+use std::collections::HashMap;
+
 use ace_policies::access::{self, Action, Actor, Permit, Role, Standing};
-use ace_policies::{Denied, MachineId, SessionId};
-use sqlx::Row;
+use ace_policies::{Denied, MachineId, SessionId, TenantId, UserId};
+use sqlx::any::AnyRow;
+use sqlx::{AssertSqlSafe, Row};
 
 use super::store::SessionRow;
 use crate::App;
@@ -25,12 +28,6 @@ impl Party {
         let (row, owner, standing) = find(app, visitor, id).await?;
         let permit = visitor.permit(app, action, &standing).await?;
         Ok(Self { row, owner, permit })
-    }
-
-    /// The proof for one session of many: that it is refused is no act of its own, so it is not recorded.
-    pub async fn permit_among(app: &App, visitor: &Visitor, action: Action, id: SessionId) -> Result<Permit, ApiError> {
-        let (_, _, standing) = find(app, visitor, id).await?;
-        Ok(access::check(&visitor.actor, action, &standing)?)
     }
 
     /// Refuses what would make work for a machine that the actor has lost, even while they waited for it: the machine must be locked.
@@ -102,6 +99,42 @@ async fn find(app: &App, visitor: &Visitor, id: SessionId) -> Result<(SessionRow
         machine: machines::permission(found.try_get("permission")?)?,
     };
     Ok((row, found.try_get("owner")?, standing))
+}
+
+/// How somebody stands to some sessions; one that is not there is left out.
+pub(super) async fn standings(
+    app: &App,
+    visitor: &Visitor,
+    ids: &[SessionId],
+) -> Result<HashMap<SessionId, Standing>, ApiError> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let places: Vec<String> = (2..ids.len() + 2).map(|place| format!("${place}")).collect();
+    let sql = format!(
+        "SELECT agent_sessions.session_id, agent_sessions.tenant_id, agent_sessions.user_id, machine_assignments.permission
+         FROM agent_sessions
+         LEFT JOIN machine_assignments ON machine_assignments.machine_id = agent_sessions.remote_machine_id
+                                      AND machine_assignments.user_id = $1
+         WHERE agent_sessions.session_id IN ({})",
+        places.join(", ")
+    );
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(visitor.actor.user.0);
+    let query = ids.iter().fold(query, |query, id| query.bind(id.to_string()));
+    let rows = query.fetch_all(&app.db().read).await?;
+    let standing = |row: &AnyRow| {
+        let id: SessionId = row
+            .try_get::<String, _>("session_id")?
+            .parse()
+            .map_err(ApiError::internal)?;
+        let standing = Standing {
+            tenant: Some(TenantId(row.try_get("tenant_id")?)),
+            owner: Some(UserId(row.try_get("user_id")?)),
+            machine: machines::permission(row.try_get("permission")?)?,
+        };
+        Ok((id, standing))
+    };
+    rows.iter().map(standing).collect()
 }
 
 fn no_such_session() -> ApiError {

@@ -1,17 +1,19 @@
 //! POST /api/remote/sessions/bulk.
 
-use ace_policies::SessionId;
-use ace_policies::access::{Action, Permit, Role};
+use ace_policies::access::{self, Action, Permit, Role};
+use ace_policies::{Denied, SessionId};
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::Row;
 use utoipa::ToSchema;
 
-use super::access::Party;
+use super::access::standings;
 use super::change::{refuse_live, remove, store};
 use super::list::with_status;
+use super::store::SessionRow;
 use crate::App;
 use crate::body::Body;
 use crate::error::ApiError;
@@ -21,8 +23,11 @@ use crate::record::Record;
 use crate::visitor::Visitor;
 use crate::when::When;
 
-/// How many sessions are changed at once: they are one transaction.
+/// How many sessions are changed in one request.
 const MAX_SESSIONS: usize = 500;
+
+/// How many of them in one transaction: others wait meanwhile.
+const STEP: usize = 50;
 
 /// What to do with which sessions: those of `session_ids`, or those of `filter`.
 #[derive(Deserialize, ToSchema)]
@@ -77,7 +82,7 @@ struct Skipped {
     code: &'static str,
 }
 
-/// Deletes or archives many sessions that have ended.
+/// Deletes or archives many sessions that have ended, 50 in one step.
 #[utoipa::path(post, path = "/api/remote/sessions/bulk", tag = "sessions", request_body = Wish,
     responses((status = 200, body = Outcome), (status = 400, body = crate::error::ErrorBody)))]
 pub(super) async fn bulk(
@@ -102,14 +107,37 @@ pub(super) async fn bulk(
         Act::Archive | Act::Unarchive => Action::SessionsUpdate,
     };
     let (permits, mut skipped) = permits(&app, &visitor, action, ids).await?;
+    let mut done = 0;
+    for some in permits.chunks(STEP) {
+        done += step(&app, &visitor, wish.action, some, &mut skipped).await?;
+    }
+    if done > 0 && wish.action == Act::Delete {
+        output::clear_soon(&app);
+    }
+    Ok(outcome(done, skipped, more))
+}
+
+/// Changes some sessions, all in one act. Returns how many.
+async fn step(
+    app: &App,
+    visitor: &Visitor,
+    act: Act,
+    permits: &[(SessionId, Permit)],
+    skipped: &mut Vec<Skipped>,
+) -> Result<usize, ApiError> {
     let Some((_, permit)) = permits.first() else {
-        return Ok(outcome(0, skipped, more));
+        return Ok(0);
     };
     let mut write = app.write(permit, &visitor.edge).await?;
-    let mut done = Vec::new();
-    for (id, _) in &permits {
-        match apply(write.record(), *id, wish.action).await {
-            Ok(()) => done.push(*id),
+    let (mut before, mut done) = (Vec::new(), Vec::new());
+    for (id, _) in permits {
+        match apply(write.record(), *id, act).await {
+            Ok(row) => {
+                before.push(
+                    json!({ "session_id": id, "title": row.title, "status": row.status, "archived": row.archived }),
+                );
+                done.push(*id);
+            }
             Err(error) if error.status().is_client_error() => skipped.push(Skipped {
                 session_id: *id,
                 code: error.code(),
@@ -118,12 +146,14 @@ pub(super) async fn bulk(
         }
     }
     if done.is_empty() {
-        return Ok(outcome(0, skipped, more));
+        return Ok(0);
     }
-    write.target("sessions").after(&json!({ "session_ids": done }))?;
+    write
+        .target("sessions")
+        .before(&json!({ "sessions": before }))?
+        .after(&json!({ "session_ids": done }))?;
     write.commit().await?;
-    output::clear_leftovers(&app).await;
-    Ok(outcome(done.len(), skipped, more))
+    Ok(done.len())
 }
 
 fn outcome(done: usize, skipped: Vec<Skipped>, more: bool) -> Json<Outcome> {
@@ -143,10 +173,16 @@ async fn permits(
     ids: Vec<SessionId>,
 ) -> Result<(Vec<(SessionId, Permit)>, Vec<Skipped>), ApiError> {
     let (mut permits, mut skipped) = (Vec::new(), Vec::new());
+    let standings = standings(app, visitor, &ids).await?;
     for id in ids {
-        match Party::permit_among(app, visitor, action, id).await {
+        let permit = match standings.get(&id) {
+            // That one of many is refused is no act of its own, so it is not recorded.
+            Some(standing) => access::check(&visitor.actor, action, standing),
+            None => Err(Denied::SessionNotFound),
+        };
+        match permit.map_err(ApiError::from) {
             Ok(permit) => permits.push((id, permit)),
-            Err(error) if error.status() == axum::http::StatusCode::NOT_FOUND => skipped.push(Skipped {
+            Err(error) if error.status() == StatusCode::NOT_FOUND => skipped.push(Skipped {
                 session_id: id,
                 code: error.code(),
             }),
@@ -156,14 +192,16 @@ async fn permits(
     Ok((permits, skipped))
 }
 
-async fn apply(record: &mut Record, id: SessionId, act: Act) -> Result<(), ApiError> {
+/// Changes one session. Returns how it was.
+async fn apply(record: &mut Record, id: SessionId, act: Act) -> Result<SessionRow, ApiError> {
     let row = super::lock(record, id).await?;
-    let row = row.ok_or_else(|| ApiError::from(ace_policies::Denied::SessionNotFound))?;
+    let row = row.ok_or_else(|| ApiError::from(Denied::SessionNotFound))?;
     refuse_live(&row)?;
     match act {
-        Act::Delete => remove(record, &row).await,
-        Act::Archive | Act::Unarchive => store(record, &row, None, act == Act::Archive).await.map(drop),
+        Act::Delete => remove(record, &row).await?,
+        Act::Archive | Act::Unarchive => store(record, &row, None, act == Act::Archive).await.map(drop)?,
     }
+    Ok(row)
 }
 
 /// The sessions that a filter finds, and whether there are more.

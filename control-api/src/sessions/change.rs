@@ -91,7 +91,7 @@ pub(super) async fn delete(
         .target(format_args!("session:{id}"))
         .before(&json!({ "title": row.title, "status": row.status, "project_path": row.project_path }))?;
     write.commit().await?;
-    output::clear_leftovers(&app).await;
+    output::clear_soon(&app);
     Ok(Json(Done { success: true }))
 }
 

@@ -4,6 +4,7 @@ mod acts;
 mod create;
 mod list;
 mod races;
+mod tidy;
 
 use ace_policies::session::Report;
 use ace_policies::wire::{Data, Line, Stream};
