@@ -15,9 +15,13 @@ use uuid::Uuid;
 
 mod after;
 mod command;
+mod ending;
 mod process;
+mod question;
+mod queue;
 mod saved;
 mod session;
+mod setting;
 #[cfg(test)]
 mod tests;
 

@@ -2,13 +2,13 @@
 
 use ace_policies::{
     session::Report,
-    wire::{Failure, FailureCode, FromAgent},
+    wire::{Failure, FailureCode},
 };
 use uuid::Uuid;
 
 use super::{
     Effect, End, Limits, done, failure,
-    session::{Given, Process, Session, Then},
+    session::{Process, Session, Then},
 };
 use crate::driver::{Exit, Refused, Told};
 
@@ -57,40 +57,9 @@ impl Session {
                 request_id,
                 tool_name,
                 input,
-            } => {
-                let name = format!("{}-{}-{request_id}", self.saved.start.run, self.saved.processes);
-                let (session_id, run) = (self.id(), self.saved.start.run);
-                let asked = FromAgent::Approval {
-                    session_id,
-                    run,
-                    request_id: name.clone(),
-                    tool_name,
-                    input,
-                };
-                self.asked.insert(name, (request_id, asked.clone()));
-                out.push(Effect::Say(asked));
-            }
-            Told::Withdrawn(request_id) => {
-                let name = self
-                    .asked
-                    .iter()
-                    .find(|(_, (id, _))| *id == request_id)
-                    .map(|(name, _)| name.clone());
-                if let Some(request_id) = name {
-                    self.asked.remove(&request_id);
-                    out.push(Effect::Say(FromAgent::ApprovalCancelled {
-                        session_id: self.id(),
-                        request_id,
-                    }));
-                }
-            }
-            Told::Rejected(why) => {
-                out.push(self.note(&why));
-                if let Some((model, permission_mode)) = self.before.take() {
-                    (self.saved.start.model, self.saved.start.permission_mode) = (model, permission_mode);
-                    out.push(self.save());
-                }
-            }
+            } => self.asks(request_id, tool_name, input, out),
+            Told::Withdrawn(request_id) => self.withdrawn(&request_id, out),
+            Told::Rejected(why) => self.rejected(&why, out),
             Told::TurnEnded(error) => self.turn_ended(error, limits, now, out),
         }
     }
@@ -112,26 +81,6 @@ impl Session {
             self.saved.start.resume_id = Some(name);
             out.extend([self.save(), self.status_now()]);
         }
-    }
-
-    fn turn_ended(&mut self, error: Option<String>, limits: &Limits, now: i64, out: &mut Vec<Effect>) {
-        self.saved.busy = false;
-        self.idle_ms = now;
-        self.withdraw_all(out);
-        let state = if self.saved.paused {
-            Report::Paused
-        } else {
-            Report::Running
-        };
-        out.extend([self.save(), self.status(state, error)]);
-        if let (Some(_), true, Some(process)) = (self.interrupted_ms.take(), self.saved.paused, self.number()) {
-            out.push(Effect::Hold {
-                session_id: self.id(),
-                process,
-                held: true,
-            });
-        }
-        self.go_on(limits, now, out);
     }
 
     /// The CLI has taken what it was given, or not.
@@ -159,40 +108,6 @@ impl Session {
             Some(Refused::Restart) => self.restart_for(given, limits, now, out),
             Some(Refused::Never(why) | Refused::Failed(why)) => self.refuse(given, why, out),
         }
-    }
-
-    fn message_taken(&mut self, id: Uuid, refused: Option<Refused>, limits: &Limits, now: i64, out: &mut Vec<Effect>) {
-        self.saved.handed = None;
-        let Some(why) = refused else {
-            self.saved.spoken = true;
-            return out.extend([self.save(), done(id, None)]);
-        };
-        let why = match why {
-            Refused::Never(why) => failure(FailureCode::Unsupported, why),
-            Refused::Failed(why) => failure(FailureCode::Failed, why),
-            Refused::Restart => failure(FailureCode::Unsupported, "the CLI takes no messages"),
-        };
-        out.push(done(id, Some(why)));
-        self.turn_ended(None, limits, now, out);
-    }
-
-    /// A setting that is an argument: with the next process, where the conversation can be gone on with.
-    fn restart_for(&mut self, given: Given, limits: &Limits, now: i64, out: &mut Vec<Effect>) {
-        if self.saved.spoken && self.saved.start.resume_id.is_none() {
-            let why = "the CLI cannot change that in the middle of a conversation".to_owned();
-            return self.refuse(given, why, out);
-        }
-        self.stale = true;
-        out.push(done(given.command_id, None));
-        self.go_on(limits, now, out);
-    }
-
-    fn refuse(&mut self, given: Given, why: String, out: &mut Vec<Effect>) {
-        if let Some((model, permission_mode)) = given.before {
-            (self.saved.start.model, self.saved.start.permission_mode) = (model, permission_mode);
-            out.push(self.save());
-        }
-        out.push(done(given.command_id, Some(failure(FailureCode::Unsupported, why))));
     }
 
     /// Nothing is left of the process.
@@ -256,22 +171,6 @@ impl Session {
             return self.over(Report::Completed, None, out);
         }
         out.push(self.note(&format!("{words}; the next message starts it again")));
-    }
-
-    /// A turn has no one who works on it any more.
-    pub(super) fn turn_lost(&mut self, why: &str, out: &mut Vec<Effect>) {
-        if !self.saved.busy {
-            return;
-        }
-        self.saved.busy = false;
-        let text = format!("the turn was lost: {why}");
-        let result = crate::driver::failed_turn(&text);
-        let state = if self.saved.paused {
-            Report::Paused
-        } else {
-            Report::Running
-        };
-        out.extend([self.print(&result), self.save(), self.status(state, Some(text))]);
     }
 
     /// A conversation that is lost is no reason to fail every message from now on: the next process begins a new one.
