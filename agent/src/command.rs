@@ -4,7 +4,6 @@
 mod agent;
 mod clis;
 mod doctor;
-mod running;
 mod service;
 
 use std::{
@@ -126,8 +125,8 @@ pub fn run(args: Args) -> ExitCode {
         Command::Status(args) => agent::status(&dir, &args, world),
         Command::Doctor(args) => doctor::run(&dir, &environment, &args, world),
         Command::InstallService(args) => done(service::install(&dir, &environment, &args)),
-        Command::Start => done(running::start(&dir, &environment)),
-        Command::Stop => done(running::stop(&dir, &environment)),
+        Command::Start => done(service::start(&dir, &environment)),
+        Command::Stop => done(service::stop(&dir, &environment)),
         Command::Uninstall => done(service::uninstall(&dir, &environment)),
         Command::InstallCli { tool } => done(agent::install_cli(&dir, &environment, &tool)),
         Command::Clis => done(clis::list(&dir, &environment)),

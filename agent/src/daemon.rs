@@ -1,8 +1,7 @@
 //! `ace-agent run`: the life of the agent, from its settings to its last word.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
-    io::{self, Write},
+    io,
     path::Path,
     sync::{Arc, RwLock},
     time::{Duration, SystemTime},
@@ -17,11 +16,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, ConfigError, ConfigFile, Environment, FILE, private_dir},
+    config::{Config, ConfigError, ConfigFile, Environment, FILE},
     control::{Control, End, Shared},
     credentials::{CredentialError, Credentials},
     files::Looking,
     http::Http,
+    lock::Lock,
     log,
     machine::Facts,
     mask::Mask,
@@ -40,7 +40,6 @@ const END_SESSIONS: Duration = Duration::from_secs(20);
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How often finished sessions are looked for.
 const TIDY: Duration = Duration::from_secs(24 * 3600);
-const LOCK: &str = "agent.lock";
 
 /// The agent cannot run, or ended other than by being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -72,41 +71,6 @@ pub struct World {
     pub chance: fn() -> f64,
     /// Makes the key that opens one session's relay.
     pub new_key: fn() -> Secret,
-}
-
-/// Holds a directory for one agent.
-pub struct Lock(#[expect(dead_code, reason = "the lock lasts as long as the file is open")] File);
-
-impl Lock {
-    /// Whether an agent has it.
-    pub fn is_held(dir: &Path) -> bool {
-        dir.join(LOCK).exists() && matches!(Self::take(dir), Ok(None))
-    }
-
-    /// The process that has it; `None` as well while it is about to say so.
-    pub fn holder(dir: &Path) -> Option<u32> {
-        let text = std::fs::read_to_string(dir.join(LOCK)).ok()?;
-        text.trim().parse().ok().filter(|_| Self::is_held(dir))
-    }
-
-    /// `None` where another agent has it.
-    pub fn take(dir: &Path) -> io::Result<Option<Self>> {
-        private_dir(dir)?;
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(dir.join(LOCK))?;
-        match file.try_lock() {
-            Ok(()) => {
-                file.set_len(0)?;
-                writeln!(&file, "{}", std::process::id())?;
-                Ok(Some(Self(file)))
-            }
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
-    }
 }
 
 /// Runs the agent of a directory until it is asked to end.

@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod driver;
 pub mod files;
 pub mod http;
+pub mod lock;
 pub mod log;
 pub mod machine;
 pub mod mask;

@@ -17,8 +17,9 @@ use super::{EX_CONFIG, EX_NOPERM, EX_SOFTWARE, EX_TEMPFAIL, EX_UNAVAILABLE};
 use crate::{
     config::{Config, ConfigFile, Environment, FILE},
     credentials::Credentials,
-    daemon::{self, Failed, Lock, World},
+    daemon::{self, Failed, World},
     http::Http,
+    lock::Lock,
     machine::Facts,
     millis,
     register::{RegisterError, register as register_with},

@@ -10,8 +10,17 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use super::running::end_running;
-use crate::config::{Environment, FILE, write_private};
+use crate::config::{Environment, write_private};
+
+mod launchd;
+mod running;
+mod script;
+mod systemd;
+mod uninstall;
+
+use running::end_running;
+pub use running::{start, stop};
+pub use uninstall::uninstall;
 
 /// The service's name at systemd.
 pub const UNIT: &str = "open-ace-agent.service";
@@ -76,10 +85,10 @@ impl Manager {
     /// What stands in it.
     pub fn text(self, service: &Service) -> String {
         match self {
-            Self::SystemdSystem => systemd(service, &format!("User={}\n", service.user), "multi-user.target"),
-            Self::SystemdUser => systemd(service, "", "default.target"),
-            Self::Launchd => launchd(service),
-            Self::Script => script(service),
+            Self::SystemdSystem => systemd::unit(service, &format!("User={}\n", service.user), "multi-user.target"),
+            Self::SystemdUser => systemd::unit(service, "", "default.target"),
+            Self::Launchd => launchd::plist(service),
+            Self::Script => script::text(service),
         }
     }
 
@@ -96,7 +105,7 @@ impl Manager {
     }
 
     /// Starts what is installed.
-    pub fn start(self, file: &Path) -> Vec<String> {
+    fn start(self, file: &Path) -> Vec<String> {
         match self {
             Self::SystemdSystem | Self::SystemdUser => self.systemctl(&["start", UNIT]),
             Self::Launchd => words(&["launchctl", "load", "-w"], file),
@@ -105,7 +114,7 @@ impl Manager {
     }
 
     /// Stops it; it starts again with the machine. A script's agent is nobody's to stop but its own.
-    pub fn stop(self, file: &Path) -> Option<Vec<String>> {
+    fn stop(self, file: &Path) -> Option<Vec<String>> {
         match self {
             Self::SystemdSystem | Self::SystemdUser => Some(self.systemctl(&["stop", UNIT])),
             Self::Launchd => Some(words(&["launchctl", "unload"], file)),
@@ -147,94 +156,6 @@ impl Manager {
 fn words(program: &[&str], file: &Path) -> Vec<String> {
     let file = file.display().to_string();
     program.iter().map(|word| (*word).to_owned()).chain([file]).collect()
-}
-
-/// Quotes for systemd: backslash, quote, percent and dollar mean something there.
-fn quoted(word: &str) -> String {
-    let escaped = word
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('%', "%%")
-        .replace('$', "$$");
-    format!("\"{escaped}\"")
-}
-
-fn systemd(service: &Service, user: &str, target: &str) -> String {
-    let command: Vec<_> = service.arguments().iter().map(|word| quoted(word)).collect();
-    let command = command.join(" ");
-    let path = quoted(&format!("PATH={}", service.path));
-    let glass = match service.allow_insecure_private {
-        true => format!("Environment={}=1\n", crate::transport::BREAK_GLASS),
-        false => String::new(),
-    };
-    format!(
-        "[Unit]\n\
-         Description=ACE Gateway agent: runs AI coding sessions on this machine\n\
-         Wants=network-online.target\n\
-         After=network-online.target\n\
-         StartLimitIntervalSec=0\n\
-         \n\
-         [Service]\n\
-         Type=simple\n\
-         {user}ExecStart={command}\n\
-         Environment={path}\n\
-         {glass}Restart=always\n\
-         RestartSec=5\n\
-         # Wrong credentials or settings: starting it again does not help, people have to act.\n\
-         RestartPreventExitStatus=64 77 78\n\
-         KillMode=mixed\n\
-         TimeoutStopSec=30\n\
-         UMask=0077\n\
-         \n\
-         [Install]\n\
-         WantedBy={target}\n"
-    )
-}
-
-fn launchd(service: &Service) -> String {
-    let text = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let arguments: String = service
-        .arguments()
-        .iter()
-        .map(|word| format!("    <string>{}</string>\n", text(word)))
-        .collect();
-    let glass = match service.allow_insecure_private {
-        true => format!(
-            "    <key>{}</key>\n    <string>1</string>\n",
-            crate::transport::BREAK_GLASS
-        ),
-        false => String::new(),
-    };
-    format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-         <!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \"http://www.apple.com/DTDs/PropertyList-1.0.dtd\">\n\
-         <plist version=\"1.0\">\n\
-         <dict>\n  \
-         <key>Label</key>\n  <string>{LABEL}</string>\n  \
-         <key>ProgramArguments</key>\n  <array>\n{arguments}  </array>\n  \
-         <key>EnvironmentVariables</key>\n  <dict>\n    <key>PATH</key>\n    <string>{path}</string>\n{glass}  </dict>\n  \
-         <key>RunAtLoad</key>\n  <true/>\n  \
-         <key>KeepAlive</key>\n  <true/>\n  \
-         <key>ThrottleInterval</key>\n  <integer>60</integer>\n  \
-         <key>ProcessType</key>\n  <string>Background</string>\n\
-         </dict>\n\
-         </plist>\n",
-        path = text(&service.path),
-    )
-}
-
-fn script(service: &Service) -> String {
-    let word = |word: &String| format!("'{}'", word.replace('\'', r"'\''"));
-    let command: Vec<_> = service.arguments().iter().map(word).collect();
-    let glass = match service.allow_insecure_private {
-        true => format!("export {}=1\n", crate::transport::BREAK_GLASS),
-        false => String::new(),
-    };
-    format!(
-        "#!/bin/sh\n# Starts the agent in the background; it writes agent.log in its directory.\n{glass}\
-         nohup {} >/dev/null 2>&1 &\n",
-        command.join(" ")
-    )
 }
 
 impl Service {
@@ -312,7 +233,7 @@ fn put(file: &Path, text: &str) -> io::Result<()> {
     Ok(())
 }
 
-pub fn run(command: &[String]) -> anyhow::Result<()> {
+fn run(command: &[String]) -> anyhow::Result<()> {
     let Some((program, arguments)) = command.split_first() else {
         bail!("nothing to run");
     };
@@ -322,50 +243,6 @@ pub fn run(command: &[String]) -> anyhow::Result<()> {
     if !output.status.success() {
         bail!("`{shown}`: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
-    Ok(())
-}
-
-/// Stops and removes the service, and then the agent's directory with all that is in it.
-pub fn uninstall(dir: &Path, environment: &Environment) -> anyhow::Result<()> {
-    let manager = Manager::here(environment)?;
-    let file = manager.file(&environment.home(), dir);
-    if file.exists() {
-        if let Some(Err(error)) = manager.disable(&file).map(|command| run(&command)) {
-            eprintln!("warning: {error:#}");
-        }
-        fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
-        println!("removed {}", file.display());
-        if matches!(manager, Manager::SystemdSystem | Manager::SystemdUser) {
-            drop(run(&manager.systemctl(&["daemon-reload"])));
-        }
-    }
-    end_running(dir)?;
-    remove_dir(dir, &environment.home())?;
-    println!("The machine still stands in the server's list; an administrator can take it off there.");
-    Ok(())
-}
-
-/// Only a directory that is the agent's: it has its settings or its id in it.
-fn remove_dir(dir: &Path, home: &Path) -> anyhow::Result<()> {
-    if !dir.exists() {
-        return Ok(());
-    }
-    let real = fs::canonicalize(dir)?;
-    let is_ours = ["machine_id", FILE, "agent.lock"]
-        .iter()
-        .any(|name| real.join(name).is_file());
-    let is_home = fs::canonicalize(home).is_ok_and(|home| home.starts_with(&real));
-    if is_home || !is_ours {
-        bail!(
-            "{} is not removed: it does not look like an agent's directory",
-            dir.display()
-        );
-    }
-    if crate::daemon::Lock::take(&real)?.is_none() {
-        bail!("an agent still runs in {}: stop it first", dir.display());
-    }
-    fs::remove_dir_all(&real).with_context(|| format!("cannot remove {}", dir.display()))?;
-    println!("removed {}", dir.display());
     Ok(())
 }
 
@@ -380,10 +257,10 @@ fn is_root() -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+mod testing {
+    use super::Service;
 
-    fn service() -> Service {
+    pub fn service() -> Service {
         Service {
             command: vec!["/opt/ace/ace-agent".to_owned()],
             dir: "/home/alice/my 100% agent".into(),
@@ -392,133 +269,5 @@ mod tests {
             path: "/usr/local/bin:/usr/bin".to_owned(),
             allow_insecure_private: false,
         }
-    }
-
-    #[test]
-    fn the_system_unit_is_as_people_expect_it() {
-        let expected = r#"[Unit]
-Description=ACE Gateway agent: runs AI coding sessions on this machine
-Wants=network-online.target
-After=network-online.target
-StartLimitIntervalSec=0
-
-[Service]
-Type=simple
-User=alice
-ExecStart="/opt/ace/ace-agent" "run" "--dir" "/home/alice/my 100%% agent"
-Environment="PATH=/usr/local/bin:/usr/bin"
-Restart=always
-RestartSec=5
-# Wrong credentials or settings: starting it again does not help, people have to act.
-RestartPreventExitStatus=64 77 78
-KillMode=mixed
-TimeoutStopSec=30
-UMask=0077
-
-[Install]
-WantedBy=multi-user.target
-"#;
-        assert_eq!(Manager::SystemdSystem.text(&service()), expected);
-        let user = Manager::SystemdUser.text(&service());
-        assert!(
-            !user.contains("User=") && user.contains("WantedBy=default.target"),
-            "{user}"
-        );
-        let file = Manager::SystemdUser.file(Path::new("/home/alice"), Path::new("/d"));
-        assert_eq!(
-            file,
-            Path::new("/home/alice/.config/systemd/user/open-ace-agent.service")
-        );
-    }
-
-    #[test]
-    fn systemd_takes_the_units() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join(UNIT);
-        let mut service = service();
-        service.command = vec!["/bin/true".to_owned()];
-        service.user = "root".to_owned();
-        fs::write(&file, Manager::SystemdSystem.text(&service)).unwrap();
-        let Ok(output) = Command::new("systemd-analyze").arg("verify").arg(&file).output() else {
-            return;
-        };
-        let complaints = String::from_utf8_lossy(&output.stderr);
-        assert!(!complaints.contains(UNIT), "{complaints}");
-    }
-
-    #[test]
-    fn the_launch_agent_is_as_people_expect_it() {
-        let mut service = service();
-        service.allow_insecure_private = true;
-        let expected = r#"<?xml version="1.0" encoding="UTF-8"?>
-<!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
-<plist version="1.0">
-<dict>
-  <key>Label</key>
-  <string>com.open-ace.agent</string>
-  <key>ProgramArguments</key>
-  <array>
-    <string>/opt/ace/ace-agent</string>
-    <string>run</string>
-    <string>--dir</string>
-    <string>/home/alice/my 100% agent</string>
-  </array>
-  <key>EnvironmentVariables</key>
-  <dict>
-    <key>PATH</key>
-    <string>/usr/local/bin:/usr/bin</string>
-    <key>OPENACE_ALLOW_INSECURE_PRIVATE_WS</key>
-    <string>1</string>
-  </dict>
-  <key>RunAtLoad</key>
-  <true/>
-  <key>KeepAlive</key>
-  <true/>
-  <key>ThrottleInterval</key>
-  <integer>60</integer>
-  <key>ProcessType</key>
-  <string>Background</string>
-</dict>
-</plist>
-"#;
-        assert_eq!(Manager::Launchd.text(&service), expected);
-        let file = Manager::Launchd.file(Path::new("/Users/alice"), Path::new("/d"));
-        assert_eq!(
-            file,
-            Path::new("/Users/alice/Library/LaunchAgents/com.open-ace.agent.plist")
-        );
-    }
-
-    #[test]
-    fn the_script_survives_quotes() {
-        let mut service = service();
-        service.dir = "/home/o'hara".into();
-        let text = Manager::Script.text(&service);
-        assert!(text.contains(r"'--dir' '/home/o'\''hara' >/dev/null"), "{text}");
-    }
-
-    #[test]
-    fn only_an_agents_directory_is_removed() {
-        let home = tempfile::tempdir().unwrap();
-        let other = home.path().join("documents");
-        fs::create_dir(&other).unwrap();
-        fs::write(other.join("novel"), "x").unwrap();
-        assert!(remove_dir(&other, home.path()).is_err());
-        fs::write(home.path().join(FILE), "{}").unwrap();
-        assert!(remove_dir(home.path(), home.path()).is_err(), "a home never");
-        let agent = home.path().join("agent");
-        fs::create_dir(&agent).unwrap();
-        fs::write(agent.join(FILE), "{}").unwrap();
-        let lock = crate::daemon::Lock::take(&agent).unwrap();
-        assert!(
-            remove_dir(&agent, home.path())
-                .unwrap_err()
-                .to_string()
-                .contains("still runs")
-        );
-        drop(lock);
-        remove_dir(&agent, home.path()).unwrap();
-        assert!(!agent.exists() && other.exists());
-        remove_dir(&agent, home.path()).unwrap();
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-use super::service::{Manager, run};
-use crate::{config::Environment, daemon::Lock};
+use super::{Manager, run};
+use crate::{config::Environment, lock::Lock};
 
 /// Starts the installed service.
 pub fn start(dir: &Path, environment: &Environment) -> anyhow::Result<()> {
