@@ -52,7 +52,7 @@ pub struct Config {
     /// The directories that sessions may be in: the `roots` that were named. Empty means anywhere the agent's user may go.
     pub project_roots: Vec<PathBuf>,
     /// What AI CLIs get of the agent's environment.
-    pub cli_environment: crate::process::environment::Environment,
+    pub cli_environment: crate::process::environment::CliEnvironment,
     /// How often a sign of life is sent.
     pub heartbeat_interval: Duration,
     /// The first wait after a lost connection.
@@ -176,7 +176,7 @@ impl Config {
             generic_clis: values.list("OPENACE_GENERIC_CLIS", "generic_clis")?,
             roots: roots(&values, &home, work_dir.as_deref())?,
             project_roots: named_roots(&values, &home)?.unwrap_or_default(),
-            cli_environment: crate::process::environment::Environment::of(environment.all()),
+            cli_environment: crate::process::environment::CliEnvironment::of(environment.all()),
             work_dir: work_dir.unwrap_or_else(|| home.clone()),
             home,
             heartbeat_interval: values.seconds("OPENACE_HEARTBEAT_INTERVAL", &["heartbeat_interval"], 60.0)?,

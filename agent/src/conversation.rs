@@ -18,7 +18,7 @@ use crate::{
     adapter::{Adapter, Feature, Given, is_plain_name},
     driver::{Act, Acts, Driver, Exit, Input, Refused, Setting, Told},
     millis,
-    process::{Order, Process, Sign, environment::Environment, lines},
+    process::{Order, Process, Sign, environment::CliEnvironment, lines},
     supervisor::{End, Event, ProcessNumber},
     uplink::Up,
 };
@@ -34,7 +34,7 @@ pub struct Conversation {
     /// What it is started with.
     pub given: Given,
     /// What all CLIs begin with.
-    pub environment: Arc<Environment>,
+    pub environment: Arc<CliEnvironment>,
     /// The agent's own executable.
     pub executable: PathBuf,
     /// The clock, UTC milliseconds.

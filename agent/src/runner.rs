@@ -29,7 +29,7 @@ use crate::{
     conversation::{Ask, Conversation},
     driver::{Input, Refused},
     millis,
-    process::{directory, environment::Environment},
+    process::{directory, environment::CliEnvironment},
     supervisor::{Effect, End, Event, Limits, ProcessNumber, Saved, Supervisor},
     transport::GatewayUrl,
     uplink::{Up, Uplink},
@@ -45,7 +45,7 @@ pub struct Config {
     /// The CLIs.
     pub adapters: Adapters,
     /// What CLIs begin with.
-    pub environment: Environment,
+    pub environment: CliEnvironment,
     /// The directories that sessions may be in; none means anywhere.
     pub roots: Vec<PathBuf>,
     /// How long and how many.
@@ -96,7 +96,7 @@ pub async fn run(config: Config, uplink: Uplink, stop: CancellationToken) {
 
 struct Runner {
     config: Config,
-    environment: Arc<Environment>,
+    environment: Arc<CliEnvironment>,
     supervisor: Supervisor,
     homes: HashMap<SessionId, Home>,
     conversations: HashMap<(SessionId, ProcessNumber), mpsc::UnboundedSender<Ask>>,

@@ -6,14 +6,14 @@ use ace_policies::wire::Cli;
 use tokio::time::timeout;
 
 use super::{Adapter, Adapters};
-use crate::process::{Launch, Order, Process, environment::Environment};
+use crate::process::{Launch, Order, Process, environment::CliEnvironment};
 
 /// Which CLIs are there, without asking them for their versions: that takes the time of starting each.
-pub fn installed(adapters: &Adapters, common: &Environment) -> Vec<Cli> {
+pub fn installed(adapters: &Adapters, common: &CliEnvironment) -> Vec<Cli> {
     adapters.rows().map(|adapter| cli(adapter, common, None)).collect()
 }
 
-fn cli(adapter: &Adapter, common: &Environment, version: Option<String>) -> Cli {
+fn cli(adapter: &Adapter, common: &CliEnvironment, version: Option<String>) -> Cli {
     let features = adapter.features.iter().map(|feature| feature.as_str().to_owned());
     Cli {
         id: adapter.id.clone(),
@@ -26,7 +26,7 @@ fn cli(adapter: &Adapter, common: &Environment, version: Option<String>) -> Cli 
 
 /// What the machine has, for [`ace_policies::wire::Capabilities`]. `executable` is the agent's own; a CLI that has not told its version
 /// within `patience` will not.
-pub async fn clis(adapters: &Adapters, common: &Environment, executable: &Path, patience: Duration) -> Vec<Cli> {
+pub async fn clis(adapters: &Adapters, common: &CliEnvironment, executable: &Path, patience: Duration) -> Vec<Cli> {
     let mut found = Vec::new();
     for adapter in adapters.rows() {
         let version = version(adapter, common, executable, patience).await;
@@ -36,7 +36,7 @@ pub async fn clis(adapters: &Adapters, common: &Environment, executable: &Path, 
 }
 
 /// A CLI's version, as it tells it; none where it is not installed, or does not tell.
-async fn version(adapter: &Adapter, common: &Environment, executable: &Path, patience: Duration) -> Option<String> {
+async fn version(adapter: &Adapter, common: &CliEnvironment, executable: &Path, patience: Duration) -> Option<String> {
     let launch = Launch {
         program: common.find(&adapter.executable)?,
         args: adapter.version.clone(),

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use super::{Adapter, detect};
-use crate::process::environment::Environment;
+use crate::process::environment::CliEnvironment;
 
 /// Why a CLI was not installed.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +40,7 @@ pub enum InstallError {
 }
 
 /// Installs a CLI with its own command, after a look at Node. What the command prints goes where the caller's output goes.
-pub fn install(adapter: &Adapter, common: &Environment) -> Result<(), InstallError> {
+pub fn install(adapter: &Adapter, common: &CliEnvironment) -> Result<(), InstallError> {
     let known = adapter
         .install
         .as_ref()
@@ -77,7 +77,7 @@ pub fn install(adapter: &Adapter, common: &Environment) -> Result<(), InstallErr
         })
 }
 
-fn node_version(common: &Environment) -> Option<String> {
+fn node_version(common: &CliEnvironment) -> Option<String> {
     let node = common.find("node")?;
     let mut command = Command::new(node);
     command

@@ -8,7 +8,7 @@ use super::{
     Adapter, Feature,
     template::{Place, Template},
 };
-use crate::process::{Launch, environment::Environment};
+use crate::process::{Launch, environment::CliEnvironment};
 
 /// What is known when a CLI is started.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub type Mismatch = Failure;
 
 impl Adapter {
     /// What is run; for a turn with its message.
-    pub fn launch(&self, given: &Given, common: &Environment, prompt: Option<&str>) -> Result<Launch, Mismatch> {
+    pub fn launch(&self, given: &Given, common: &CliEnvironment, prompt: Option<&str>) -> Result<Launch, Mismatch> {
         self.look_at(given)?;
         let program = common.find(&self.executable).ok_or_else(|| self.missing())?;
         let home = common.get("HOME").unwrap_or_default().to_owned();
@@ -55,7 +55,7 @@ impl Adapter {
     }
 
     /// The files of the session's private directory with their content.
-    pub fn files(&self, given: &Given, common: &Environment) -> Vec<(PathBuf, String)> {
+    pub fn files(&self, given: &Given, common: &CliEnvironment) -> Vec<(PathBuf, String)> {
         let home = common.get("HOME").unwrap_or_default().to_owned();
         let filler = Filler {
             adapter: self,

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::process::environment::Environment;
+use crate::process::environment::CliEnvironment;
 
 fn given() -> Given {
     Given {
@@ -16,8 +16,8 @@ fn given() -> Given {
     }
 }
 
-fn environment() -> Environment {
-    Environment::of([
+fn environment() -> CliEnvironment {
+    CliEnvironment::of([
         ("HOME".to_owned(), "/home/alice".to_owned()),
         ("PATH".to_owned(), "/bin".to_owned()),
     ])

@@ -29,9 +29,9 @@ const PERSONAL: [&str; 5] = [".local/bin", "bin", ".npm-global/bin", ".bun/bin",
 
 /// What all CLIs of this machine begin with.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Environment(BTreeMap<String, String>);
+pub struct CliEnvironment(BTreeMap<String, String>);
 
-impl Environment {
+impl CliEnvironment {
     /// Takes what may be handed on out of the agent's environment.
     pub fn of(variables: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut kept: BTreeMap<_, _> = variables
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn nothing_that_is_worth_stealing_is_handed_on() {
-        let environment = Environment::of(pairs(&[
+        let environment = CliEnvironment::of(pairs(&[
             ("HOME", "/home/alice"),
             ("PATH", "/opt/bin:"),
             ("OPENACE_AGENT_TOKEN", "acea_secret"),
@@ -134,7 +134,7 @@ mod tests {
         std::fs::write(&tool, "#!/bin/sh\n").unwrap();
         std::fs::write(&text, "").unwrap();
         std::fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
-        let environment = Environment::of(pairs(&[("PATH", dir.path().to_str().unwrap())]));
+        let environment = CliEnvironment::of(pairs(&[("PATH", dir.path().to_str().unwrap())]));
         assert_eq!(environment.find("tool"), Some(tool.clone()));
         assert_eq!(environment.find(tool.to_str().unwrap()), Some(tool));
         for name in ["text", "no-such-tool", "../tool", text.to_str().unwrap()] {

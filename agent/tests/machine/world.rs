@@ -9,7 +9,7 @@ use std::{
 
 use ace_agent::{
     adapter::Adapters,
-    process::environment::Environment,
+    process::environment::CliEnvironment,
     runner::{self, Config},
     supervisor::Limits,
     transport::{BreakGlass, GatewayUrl},
@@ -101,7 +101,7 @@ impl Machine {
             executable: env!("CARGO_BIN_EXE_ace-agent").into(),
             dir: self.dir.path().join("state"),
             adapters: Adapters::load(&rows, &["cat".to_owned()]).unwrap(),
-            environment: Environment::of(self.environment()),
+            environment: CliEnvironment::of(self.environment()),
             roots: Vec::new(),
             limits: self.limits.clone(),
             gateway: GatewayUrl::parse(&self.gateway, "test", BreakGlass::Closed).unwrap(),
