@@ -12,7 +12,9 @@ pub struct Outcome {
     pub order: Order,
     /// The answer, or how the connection ended before there was one.
     pub answer: Result<Answer, End>,
-    /// When that was.
+    /// When the call began.
+    pub begun: Instant,
+    /// When the answer was there.
     pub at: Instant,
 }
 
@@ -21,15 +23,23 @@ pub async fn crowd(doors: &[&Door], token: &str, orders: Vec<Order>) -> Vec<Outc
     let mut calls = JoinSet::new();
     for (order, door) in orders.into_iter().zip(doors.iter().cycle()) {
         let (door, ask) = ((*door).clone(), order.ask(token));
-        calls.spawn(async move { Outcome::of(order, door.try_call(&ask).await) });
+        calls.spawn(async move { Outcome::of(order, door.try_call(&ask)).await });
     }
     calls.join_all().await
 }
 
 impl Outcome {
-    pub fn of(order: Order, answer: Result<Answer, End>) -> Self {
+    /// Makes a call.
+    pub async fn of(order: Order, call: impl Future<Output = Result<Answer, End>>) -> Self {
+        let begun = Instant::now();
+        let answer = call.await;
         let at = Instant::now();
-        Self { order, answer, at }
+        Self {
+            order,
+            answer,
+            begun,
+            at,
+        }
     }
 
     /// The answer's status; 0 where there was none.

@@ -1,12 +1,13 @@
 //! Callers who never stop calling, whatever becomes of the gateway.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::{Answer, Chance, Dialect, Door, End, Order, Outcome, Wire};
+use crate::{Answer, Chance, Dialect, Door, End, LONG_PATIENCE, Order, Outcome, Wire, within};
 
 /// How long a caller waits who found nobody.
 const BREATH: Duration = Duration::from_millis(30);
@@ -16,6 +17,8 @@ pub struct Load {
     door: Arc<Mutex<Door>>,
     stop: watch::Sender<bool>,
     callers: JoinSet<Vec<Outcome>>,
+    /// Calls that have got the whole answer.
+    whole: Arc<AtomicUsize>,
 }
 
 impl Load {
@@ -26,12 +29,14 @@ impl Load {
             door,
             stop,
             callers: JoinSet::new(),
+            whole: Arc::default(),
         };
         for _ in 0..callers {
             let caller = Caller {
                 door: load.door.clone(),
                 token: token.to_owned(),
                 chance: chance.fork(),
+                whole: load.whole.clone(),
             };
             load.callers.spawn(caller.call_until(stopped.clone()));
         }
@@ -41,6 +46,19 @@ impl Load {
     /// Has everybody call there from now on.
     pub fn moves_to(&self, door: &Door) {
         *self.door.lock().expect("nobody panics at the door") = door.clone();
+    }
+
+    /// Waits until so many calls, of all since the beginning, have got the whole answer.
+    pub async fn has_had(&self, whole: usize) {
+        within(LONG_PATIENCE, "whole answers under load", async || {
+            (self.whole.load(Ordering::Relaxed) >= whole).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until so many more have.
+    pub async fn has_had_more(&self, whole: usize) {
+        self.has_had(self.whole.load(Ordering::Relaxed) + whole).await;
     }
 
     /// Stops, and gives what became of every call. Who has hung up has got no answer to its end.
@@ -54,6 +72,7 @@ struct Caller {
     door: Arc<Mutex<Door>>,
     token: String,
     chance: Chance,
+    whole: Arc<AtomicUsize>,
 }
 
 impl Caller {
@@ -61,11 +80,14 @@ impl Caller {
         let mut outcomes = Vec::new();
         while !*stopped.borrow() {
             let order = self.order();
-            let answer = self.call(&order).await;
-            if !answer.as_ref().is_ok_and(|answer| answer.status == 200) {
+            let outcome = Outcome::of(order.clone(), self.call(&order)).await;
+            if outcome.status() != 200 {
                 tokio::time::sleep(BREATH).await;
             }
-            outcomes.push(Outcome::of(order, answer));
+            if outcome.is_whole() {
+                self.whole.fetch_add(1, Ordering::Relaxed);
+            }
+            outcomes.push(outcome);
         }
         outcomes
     }

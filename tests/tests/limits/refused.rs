@@ -19,7 +19,7 @@ async fn limit_alice(world: &World, limits: Value) {
 
 async fn call(world: &World, order: &Order) -> Outcome {
     let token = world.alice.proxy_token(None).await;
-    Outcome::of(order.clone(), world.door.try_call(&order.ask(&token)).await)
+    Outcome::of(order.clone(), world.door.try_call(&order.ask(&token))).await
 }
 
 #[tokio::test]
@@ -100,9 +100,9 @@ async fn as_many_run_together_as_may_and_others_when_these_are_over() {
     let slow = || {
         Order::of(Dialect::Anthropic, 20)
             .at_most(20)
-            .every(Duration::from_millis(100))
+            .every(Duration::from_millis(500))
     };
-    for _ in 0..2 {
+    for round in 1..=2 {
         let orders = (0..30).map(|_| slow()).collect();
         let outcomes = crowd(&[&world.door], &token, orders).await;
         let refused = with_status(&outcomes, 429);
@@ -110,8 +110,11 @@ async fn as_many_run_together_as_may_and_others_when_these_are_over() {
         let answer = refused[0].answer.as_ref().expect("an answer");
         assert!(answer.header("retry-after").is_some());
         assert_eq!(answer.json()["error"]["limit"], "parallel_requests");
+        // A client may have its answer a moment before its place is free; the row comes after that.
+        Audit::of_all(&world.alice, &biller, 30 * round)
+            .await
+            .holds_to_the_token();
     }
-    Audit::of(&world.alice, &biller).await.holds_to_the_token();
 }
 
 /// Who hangs up makes room for the next one.

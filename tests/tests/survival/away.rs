@@ -39,11 +39,14 @@ async fn goes_on_without(interrupt: fn(&Line)) {
     let (builder, line, _database) = behind_a_line().await;
     let (world, biller, token) = shop(builder).await;
     let load = Load::begin(&world.door, &token, 8, &mut chance);
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    load.has_had(50).await;
     interrupt(&line);
     tokio::time::sleep(a_while()).await;
-    let waiting = lag(&world).await;
-    assert!(waiting > 20.0, "{waiting} rows wait");
+    let waiting = eventually("rows to wait", async || {
+        Some(lag(&world).await).filter(|waiting| *waiting > 20.0)
+    })
+    .await;
+    load.has_had_more(50).await;
     line.mend();
     let outcomes = load.end().await;
     println!(
@@ -52,7 +55,7 @@ async fn goes_on_without(interrupt: fn(&Line)) {
     );
     let account = account(&world, &biller, &outcomes, &[]).await;
     assert!(
-        account.whole > 100 && account.refused == 0,
+        account.whole >= 100 && account.refused == 0,
         "{} {}",
         account.whole,
         account.refused
@@ -77,8 +80,8 @@ fn order() -> Order {
 
 async fn call(world: &World, token: &str) -> Outcome {
     let order = order();
-    let answer = world.door.try_call(&order.ask(token)).await;
-    Outcome::of(order, answer)
+    let ask = order.ask(token);
+    Outcome::of(order, world.door.try_call(&ask)).await
 }
 
 /// Calls one after the other until an answer has one of these statuses.
@@ -107,8 +110,12 @@ async fn trap_10_leases_that_run_dry_refuse_and_go_on_when_the_database_is_back(
     let reserved = order().reserved();
     limit(&world, 40 * reserved).await;
     let mut outcomes = vec![call(&world, &token).await];
-    let standing = eventually("the first row", async || {
-        Some(world.alice.standing("tokens_per_day").await).filter(|standing| standing.used > 0)
+    // More may be asked for ahead: what is leased is what it comes to.
+    let standing = eventually("the first row and the leases", async || {
+        let before = world.alice.standing("tokens_per_day").await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let standing = world.alice.standing("tokens_per_day").await;
+        (standing.used > 0 && standing == before).then_some(standing)
     })
     .await;
     let leased = standing.reserved / reserved;

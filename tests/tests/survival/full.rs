@@ -21,7 +21,7 @@ async fn a_full_disk_refuses_and_loses_nothing() {
     let builder = World::builder().disk(DISK).config("ledger", "segment_bytes = 65536");
     let (world, biller, token) = shop(builder).await;
     let load = Load::begin(&world.door, &token, 8, &mut chance);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.has_had(30).await;
     world.disk().fill().await;
     let (_, why) = eventually("requests to be refused", async || {
         let told = status_of_a_call(&world, &token).await;
@@ -36,7 +36,7 @@ async fn a_full_disk_refuses_and_loses_nothing() {
         (status_of_a_call(&world, &token).await.0 == 200).then_some(())
     })
     .await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.has_had_more(30).await;
     let account = account(&world, &biller, &load.end().await, &[]).await;
     assert!(
         account.refused > 0 && account.whole > 50,

@@ -1,7 +1,5 @@
 //! Handing over to a new process while everybody calls.
 
-use std::time::Duration;
-
 use ace_tests::{Chance, Load, PATIENCE, Postgres, Watch, World, WorldBuilder};
 
 use super::{PLENTY, account, shop};
@@ -16,7 +14,8 @@ async fn hand_over(builder: WorldBuilder) {
         let mut old = world.upgrade().await;
         assert!(old.exit(PATIENCE).await.success());
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    load.has_had_more(40).await;
+    load.has_had(101).await;
     let outcomes = load.end().await;
     let unanswered = outcomes
         .iter()
