@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::{Program, eventually};
+use crate::{Program, eventually, lasting_port};
 
 /// How long making a cluster may take on a busy machine.
 const MAKING: Duration = Duration::from_secs(90);
@@ -48,7 +48,7 @@ impl Cluster {
         ]);
         let (status, log) = Program::run_within(initdb, MAKING).await;
         assert!(status.success(), "{log}");
-        let port = free_port();
+        let port = lasting_port();
         let server = serve(&data, port).await;
         Self { server, port, folder }
     }
@@ -70,11 +70,6 @@ impl Cluster {
     pub async fn restart(&mut self) {
         self.server = serve(&self.folder.path().join("data"), self.port).await;
     }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound listener").port()
 }
 
 /// Starts the server until it stands: the one that was killed may still be in its way.

@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 use crate::{
     Answer, Ask, Biller, Ca, Dialect, Disk, Door, H2Client, Person, Postgres, Program, Provider, Wire, eventually,
-    program,
+    lasting_port, program,
 };
 
 const PASSWORD: &str = "correct horse battery staple";
@@ -65,6 +65,7 @@ pub struct WorldBuilder {
     disk: Option<Disk>,
     ca: Option<Ca>,
     provider: Option<Provider>,
+    port: u16,
 }
 
 impl World {
@@ -81,6 +82,7 @@ impl World {
             disk: None,
             ca: None,
             provider: None,
+            port: 0,
         };
         builder
             .config("egress", "allow = [\"127.0.0.1\", \"localhost\"]")
@@ -115,16 +117,8 @@ impl World {
     pub async fn limit(&self, account: &str, limits: Value, others: &[&Node]) {
         let path = format!("/api/quota/{account}");
         self.admin.put(&path, json!({"limits": limits})).await.ok();
-        let set = Instant::now();
         let gateways = others.iter().filter_map(|node| node.metrics).chain([self.metrics]);
-        for gateway in gateways {
-            eventually("a gateway to look at its database", async || {
-                // A look may have begun before the change, and end after it.
-                let age = metric(gateway, "ace_snapshot_age_milliseconds").await + 100.0;
-                (age < set.elapsed().as_secs_f64() * 1000.0).then_some(())
-            })
-            .await;
-        }
+        everything_is_known(gateways).await;
     }
 
     /// One of the gateway's figures, by its name and labels as they stand there.
@@ -168,7 +162,7 @@ impl World {
         self.alice = self.alice.at(&self.door);
     }
 
-    /// The same, so that those find it again who know only where it was.
+    /// The same, so that those find it again who know only where it was. The world must have been built for it.
     pub async fn restart_at_the_same_address(&mut self) {
         let port = self.door.address.port();
         let (gateway, ready) = Program::start(command_at(port, self.state.path(), &self.environment)).await;
@@ -273,6 +267,19 @@ impl World {
     }
 }
 
+/// Waits until these have seen everything that is in the database now.
+async fn everything_is_known(gateways: impl IntoIterator<Item = SocketAddr>) {
+    let now = Instant::now();
+    for gateway in gateways {
+        eventually("a gateway to look at its database", async || {
+            // A look may have begun before the change, and end after it.
+            let age = metric(gateway, "ace_snapshot_age_milliseconds").await + 100.0;
+            (age < now.elapsed().as_secs_f64() * 1000.0).then_some(())
+        })
+        .await;
+    }
+}
+
 async fn metric(gateway: SocketAddr, name: &str) -> f64 {
     let text = Door::plain(gateway)
         .call(&Ask::get("/metrics"))
@@ -313,6 +320,12 @@ impl WorldBuilder {
     /// By a clock on which it is about noon: no day ends while a story counts what it has.
     pub fn at_noon(self) -> Self {
         self.config("quota", format!("time_zone = \"{}\"", crate::clock::zone_of_noon()))
+    }
+
+    /// On a port to which it can come back.
+    pub fn at_a_lasting_address(mut self) -> Self {
+        self.port = lasting_port();
+        self
     }
 
     /// Stores no provider keys.
@@ -363,7 +376,7 @@ impl WorldBuilder {
             self = self.config("tls", format!("key_file = {:?}", files.key));
         }
         std::fs::write(state.path().join("gateway.toml"), toml(&self.config)).expect("a folder that can be written");
-        let command = command(state.path(), &self.environment);
+        let command = command_at(self.port, state.path(), &self.environment);
         let command = match &self.disk {
             Some(disk) => disk.holds(state.path(), command),
             None => command,
@@ -394,6 +407,8 @@ impl WorldBuilder {
                     .await;
             }
         }
+        // The first call would look anew, but wait for that no longer than a caller may be made to wait.
+        everything_is_known([world.metrics]).await;
         world
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ace_tests::{Browser, Door, Line, Machine, World, eventually, median, thorough};
+use ace_tests::{Browser, Door, Line, Machine, PATIENCE, World, eventually, median, thorough};
 use serde_json::{Value, json};
 
 /// A CLI that speaks stream-json: it echoes, calls the provider, prints many lines, or leaves.
@@ -153,7 +153,7 @@ fn is_running(folder: &Path) -> bool {
 
 #[tokio::test]
 async fn no_line_is_lost_or_doubled_when_the_agent_and_the_server_die() {
-    let mut world = World::start().await;
+    let mut world = World::builder().at_a_lasting_address().start().await;
     let mut machine = machine(&world).await;
     let session = machine.session(&world, "scripted", json!({})).await;
     says(&world, &session, "print 10000").await;
@@ -164,10 +164,7 @@ async fn no_line_is_lost_or_doubled_when_the_agent_and_the_server_die() {
     let mut browser = Browser::of(&world.alice, &world.door, &format!("{session}/stream"));
     let mut seen = Vec::new();
     while seen.len() < 10_000 {
-        let event = browser
-            .next_within(Duration::from_secs(30))
-            .await
-            .expect("another line");
+        let event = browser.next_within(PATIENCE).await.expect("another line");
         if event.event == "output" {
             seen.extend(
                 event.data["data"]
@@ -196,14 +193,14 @@ async fn a_message_is_at_the_cli_at_once() {
     prints(&world, &session, "echo: warm up").await;
     let mut browser = Browser::of(&world.alice, &world.door, &format!("{session}/stream?after=1000000"));
     let mut times = Vec::new();
-    browser.next_within(Duration::from_secs(5)).await.expect("the state");
+    browser.next_within(PATIENCE).await.expect("the state");
     drop(browser);
     let mut browser = Browser::of(&world.alice, &world.door, &format!("{session}/stream"));
     for number in 0..20 {
         let (begun, text) = (Instant::now(), format!("echo: number {number}."));
         says(&world, &session, &format!("number {number}.")).await;
         loop {
-            let event = browser.next_within(Duration::from_secs(10)).await.expect("an answer");
+            let event = browser.next_within(PATIENCE).await.expect("an answer");
             if event.data["data"].as_str().is_some_and(|data| data.contains(&text)) {
                 break;
             }
