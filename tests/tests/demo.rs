@@ -1,7 +1,6 @@
 //! `ace-gateway demo`: the first minute, as its printed lines say.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use ace_tests::{Dialect, Door, PATIENCE, Program, Provider, program};
 use serde_json::Value;
@@ -67,16 +66,17 @@ async fn the_printed_commands_work() {
     let mut command = program("ace-gateway");
     command.args(["demo", "--port", "0"]).env("HOME", home.path());
     let program = Program::open(command);
-    let commands = ace_tests::eventually("the demo's commands", async || {
+    let commands = ace_tests::eventually("the last of the demo's commands", async || {
         let commands = printed_commands(&program.log());
-        (commands.len() >= 3).then_some(commands)
+        let is_last = |command: &String| command.ends_with("/metrics");
+        commands.last().is_some_and(is_last).then_some(commands)
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    for command in printed_commands(&program.log()) {
+    assert!(commands.len() >= 3, "{commands:?}");
+    for command in &commands {
         let output = Command::new("bash")
             .arg("-c")
-            .arg(remembering(&command))
+            .arg(remembering(command))
             .current_dir(home.path())
             .output()
             .await

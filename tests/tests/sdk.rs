@@ -89,14 +89,14 @@ fn python() -> PathBuf {
 /// Every request that the provider saw is a row of the log, with its tokens; and there are no others but those that the
 /// gateway refused itself.
 async fn compare_logs(world: &World, mock: &Mock) {
-    let seen = mock.requests();
-    let rows = ace_tests::eventually("every request in the log", async || {
+    let (seen, rows) = ace_tests::eventually("every request in both logs", async || {
+        let seen = mock.requests();
         let rows = world.alice.request_log(seen.len()).await;
         let called: Vec<_> = rows
             .into_iter()
             .filter(|row| row["error_kind"] != "auth_error")
             .collect();
-        (called.len() >= seen.len()).then_some(called)
+        (called.len() == seen.len()).then_some((seen, called))
     })
     .await;
     // The log has the path as it was asked for, with our prefix.

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use ace_tests::{Ask, Dialect, End, Wire, World};
+use ace_tests::{Ask, Dialect, End, PATIENCE, Wire, World};
 
 /// What an attacker hopes that the provider, or the next one on the connection, will read as a request.
 const SMUGGLED: &str = "GET /v1/smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -57,7 +57,7 @@ impl Attack {
 }
 
 async fn ended(wire: &mut Wire) -> bool {
-    wire.end(Duration::from_secs(5)).await != End::Silence
+    wire.end(PATIENCE).await != End::Silence
 }
 
 #[tokio::test]
@@ -310,6 +310,9 @@ async fn a_megabyte_more_than_the_old_limits_is_welcome() {
         .expect(200);
 }
 
+/// Many times what the gateway is told to wait; what a byte now and then could prolong would go on for longer.
+const LATE: Duration = Duration::from_secs(15);
+
 #[tokio::test]
 async fn a_head_that_never_ends_is_cut_off() {
     let world = World::builder().config("timeouts", "head = 500").start().await;
@@ -319,14 +322,10 @@ async fn a_head_that_never_ends_is_cut_off() {
         let mut wire = world.wire().await;
         let begun = Instant::now();
         wire.send(start).await;
-        while wire.end(Duration::from_millis(50)).await == End::Silence && begun.elapsed() < Duration::from_secs(5) {
+        while wire.end(Duration::from_millis(50)).await == End::Silence && begun.elapsed() < LATE {
             wire.send(more).await;
         }
-        assert!(
-            begun.elapsed() < Duration::from_secs(3),
-            "{start:?} held for {:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed() < LATE, "{start:?} held for {:?}", begun.elapsed());
     }
 }
 
@@ -339,7 +338,7 @@ async fn a_body_that_never_ends_is_cut_off() {
         .await;
     let attack = Attack::on(world).await;
     for path in ["/v1/files", "/v1/chat/completions"] {
-        for gap in [50, 5_000] {
+        for gap in [50, 20_000] {
             let head = attack.raw(
                 &format!("POST {path} HTTP/1.1"),
                 "Host: h\r\nContent-Length: 1000000",
@@ -348,15 +347,11 @@ async fn a_body_that_never_ends_is_cut_off() {
             let mut wire = attack.world.wire().await;
             let begun = Instant::now();
             wire.send(head).await;
-            while wire.end(Duration::from_millis(gap)).await == End::Silence && begun.elapsed() < Duration::from_secs(8)
-            {
+            while wire.end(Duration::from_millis(gap)).await == End::Silence && begun.elapsed() < LATE {
                 wire.send(" ").await;
             }
-            assert!(
-                begun.elapsed() < Duration::from_secs(4),
-                "{path} held for {:?}",
-                begun.elapsed()
-            );
+            let held = begun.elapsed();
+            assert!(held < LATE, "{path}, a byte every {gap} ms: held for {held:?}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ace_tests::{Ask, Browser, Door, Node, Person, Postgres, Registered, SocketAgent, World, eventually};
+use ace_tests::{Ask, Browser, Door, Node, PATIENCE, Person, Postgres, Registered, SocketAgent, World, eventually};
 use serde_json::{Value, json};
 
 struct Estate {
@@ -72,7 +72,7 @@ async fn agents_and_browsers_on_different_nodes_meet() {
     let mut here = Browser::of(&estate.world.alice, &estate.world.door, &format!("{path}/stream"));
     let mut there = Browser::of(&elsewhere, &estate.edge.door, &format!("{path}/stream"));
     for browser in [&mut here, &mut there] {
-        let state = browser.next_within(Duration::from_secs(5)).await.expect("the state");
+        let state = browser.next_within(PATIENCE).await.expect("the state");
         assert_eq!(
             (state.event.as_str(), &state.data["status"]),
             ("state", &json!("active")),
@@ -84,7 +84,7 @@ async fn agents_and_browsers_on_different_nodes_meet() {
         .await
         .expect("a connection");
     for browser in [&mut here, &mut there] {
-        let line = line(browser, Duration::from_secs(5)).await.expect("a line");
+        let line = line(browser, PATIENCE).await.expect("a line");
         assert_eq!(
             (line["seq"].as_i64(), &line["data"]),
             (Some(1), &json!("{\"type\":\"assistant\"}\n"))
@@ -147,7 +147,7 @@ async fn a_control_node_that_is_killed_loses_no_line_and_no_command() {
 async fn sees(mut browser: Browser) -> Vec<i64> {
     let mut seen = Vec::new();
     while seen.len() < LINES {
-        let Some(line) = line(&mut browser, Duration::from_secs(40)).await else {
+        let Some(line) = line(&mut browser, PATIENCE).await else {
             break;
         };
         seen.push(line["seq"].as_i64().unwrap_or(-1));
