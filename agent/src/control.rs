@@ -1,12 +1,13 @@
 //! The connection to the server: WebSocket first, long poll where there is none, and again and again.
 //!
-//! The story of a connection stands in [`Control::run`]; what is said on it in [`conversation`], and why it ended in [`lost`].
+//! The story of a connection stands in [`Control::run`]; what is said on it in [`exchange`], and why it ended in [`lost`].
 
 mod backoff;
-mod conversation;
+mod commands;
+mod exchange;
 mod flow;
+mod hello;
 mod lost;
-mod outbox;
 mod poll;
 mod standing;
 mod ws;
@@ -18,7 +19,7 @@ use std::{
 
 use ace_policies::{
     Secret,
-    wire::{Capabilities, Cli, ToAgent},
+    wire::{Capabilities, Cli},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -34,14 +35,16 @@ use crate::{
     http::Http,
     machine::Facts,
     mask::Mask,
-    spool::{Said, Spool},
+    outbox::Outbox,
+    spool::Spool,
     status::{Reporter, Transport},
+    uplink::Down,
 };
 use backoff::{Backoff, STABLE};
-use conversation::Conversation;
+use commands::Leaving;
+use exchange::Exchange;
 pub use lost::Lost;
 use lost::Next;
-use outbox::Outbox;
 use poll::{Poll, rest};
 use standing::Standing;
 
@@ -59,7 +62,7 @@ pub struct Shared {
     pub looking: Arc<Looking>,
     pub status: Arc<Reporter>,
     /// To the sessions.
-    pub down: mpsc::Sender<ToAgent>,
+    pub down: mpsc::Sender<Down>,
     pub clock: fn() -> SystemTime,
     /// From 0 to 1.
     pub chance: fn() -> f64,
@@ -70,10 +73,11 @@ pub struct Shared {
 /// What only the connection sees.
 struct Own {
     credentials: Credentials,
-    outbox: Outbox,
+    outbox: Arc<Outbox>,
     standing: Standing,
-    said: mpsc::Receiver<Said>,
-    say: mpsc::Sender<Said>,
+    /// The sessions were told of a connection, and not yet of its end.
+    connected: bool,
+    leaving: Option<Leaving>,
 }
 
 /// Keeps the agent connected.
@@ -122,13 +126,8 @@ impl Shared {
 }
 
 impl Control {
-    /// `said` is where the spool's thread says what is not output; `say` leads there.
-    pub fn new(
-        shared: Arc<Shared>,
-        credentials: Credentials,
-        say: mpsc::Sender<Said>,
-        said: mpsc::Receiver<Said>,
-    ) -> std::io::Result<Self> {
+    /// `outbox` is where everybody says what is not output.
+    pub fn new(shared: Arc<Shared>, credentials: Credentials, outbox: Arc<Outbox>) -> std::io::Result<Self> {
         let config = &shared.config;
         Ok(Self {
             http: Http::new(&config.server)?,
@@ -136,10 +135,10 @@ impl Control {
             ws_again: shared.ws_again.unwrap_or(WS_AGAIN.0),
             own: Own {
                 standing: Standing::open(&config.sessions_dir())?,
-                outbox: Outbox::default(),
+                outbox,
                 credentials,
-                said,
-                say,
+                connected: false,
+                leaving: None,
             },
             shared,
         })
@@ -151,6 +150,7 @@ impl Control {
             let begun = Instant::now();
             let lost = self.connect(stop).await;
             self.shared.status.lost(&lost);
+            self.tell_sessions();
             if begun.elapsed() >= STABLE {
                 self.backoff.reset();
             }
@@ -173,6 +173,14 @@ impl Control {
             rest(Instant::now() + wait, stop).await;
         }
         End::Stopped
+    }
+
+    /// Nobody hears the sessions until they are told of the next connection.
+    fn tell_sessions(&mut self) {
+        if std::mem::take(&mut self.own.connected) {
+            // Sessions that do not keep up miss it, and ask in vain.
+            drop(self.shared.down.try_send(Down::Disconnected));
+        }
     }
 
     /// One connection, by whichever transport there is.
@@ -200,9 +208,9 @@ impl Control {
             () = stop.cancelled() => return Ok(Lost::Stopping),
             socket = ws::connect(&self.shared.config.server, token) => socket?,
         };
-        let mut conversation = Conversation::new(&self.shared, &mut self.own, Transport::WebSocket);
-        let lost = ws::converse(socket, &mut conversation, stop).await;
-        if !conversation.welcomed {
+        let mut exchange = Exchange::new(&self.shared, &mut self.own, Transport::WebSocket);
+        let lost = ws::converse(socket, &mut exchange, stop).await;
+        if !exchange.welcomed {
             return Err(lost);
         }
         self.ws_again = self.shared.ws_again.unwrap_or(WS_AGAIN.0);
@@ -215,14 +223,14 @@ impl Control {
         let shared = self.shared.clone();
         loop {
             let poll = Poll::new(&self.http, token, Uuid::new_v4());
-            let mut conversation = Conversation::new(&shared, &mut self.own, Transport::Polling);
-            if let Err(lost) = poll.open(&mut conversation).await {
+            let mut exchange = Exchange::new(&shared, &mut self.own, Transport::Polling);
+            if let Err(lost) = poll.open(&mut exchange).await {
                 return lost;
             }
             let socket = loop {
                 let until = Instant::now() + self.ws_again;
                 self.ws_again = (self.ws_again * 2).min(WS_AGAIN.1);
-                if let Err(lost) = poll.converse(&mut conversation, stop, until).await {
+                if let Err(lost) = poll.converse(&mut exchange, stop, until).await {
                     return lost;
                 }
                 match ws::connect(&shared.config.server, token).await {
@@ -230,10 +238,10 @@ impl Control {
                     Err(lost) => tracing::debug!("WebSockets still do not work: {lost}"),
                 }
             };
-            drop(conversation);
-            let mut conversation = Conversation::new(&shared, &mut self.own, Transport::WebSocket);
-            let lost = ws::converse(socket, &mut conversation, stop).await;
-            if conversation.welcomed {
+            drop(exchange);
+            let mut exchange = Exchange::new(&shared, &mut self.own, Transport::WebSocket);
+            let lost = ws::converse(socket, &mut exchange, stop).await;
+            if exchange.welcomed {
                 self.ws_again = shared.ws_again.unwrap_or(WS_AGAIN.0);
                 return lost;
             }

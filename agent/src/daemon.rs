@@ -25,6 +25,7 @@ use crate::{
     log,
     machine::Facts,
     mask::Mask,
+    outbox::Outbox,
     register::{RegisterError, register},
     sessions::{Sessions, SessionsError},
     spool::{Intake, Spool, spawn_intake},
@@ -173,11 +174,11 @@ async fn serve(
     let mask = Arc::new(RwLock::new(Mask::default()));
     let (out, from_sessions) = mpsc::channel(CHANNEL);
     let (down, to_sessions) = mpsc::channel(CHANNEL);
-    let (say, said) = mpsc::channel(CHANNEL);
+    let outbox = Arc::new(Outbox::default());
     let intake = Intake {
         spool: spool.clone(),
         mask: mask.clone(),
-        say: say.clone(),
+        outbox: outbox.clone(),
         patience: None,
     };
     let intake = spawn_intake(intake, from_sessions)?;
@@ -202,10 +203,10 @@ async fn serve(
     let uplink = Uplink { out, down: to_sessions };
     let sessions = tokio::spawn(sessions.run(credentials.machine_id(), world, uplink, end_sessions.clone()));
     let ended = together(
-        Control::new(shared, credentials, say, said)?,
+        Control::new(shared, credentials, outbox.clone())?,
         sessions,
         end_sessions,
-        &spool,
+        (&spool, &outbox),
         stop,
     )
     .await;
@@ -220,7 +221,7 @@ async fn together(
     control: Control,
     mut sessions: JoinHandle<()>,
     end_sessions: CancellationToken,
-    spool: &Spool,
+    unsent: (&Spool, &Outbox),
     stop: CancellationToken,
 ) -> Result<(), Failed> {
     let hang_up = CancellationToken::new();
@@ -239,7 +240,7 @@ async fn together(
         tracing::error!("the sessions have not ended within {END_SESSIONS:?}");
     }
     let Some(end) = end else {
-        let _ = timeout(LAST_WORDS, all_sent(spool)).await;
+        let _ = timeout(LAST_WORDS, all_sent(unsent)).await;
         hang_up.cancel();
         let _ = timeout(LAST_WORDS, connection).await;
         return Ok(());
@@ -258,10 +259,10 @@ fn detect_clis(sessions: Sessions) -> watch::Receiver<Vec<Cli>> {
     clis
 }
 
-async fn all_sent(spool: &Spool) {
+async fn all_sent((spool, outbox): (&Spool, &Outbox)) {
     // What they said last may still be on its way into the spool.
     tokio::time::sleep(Duration::from_millis(100)).await;
-    while !spool.pending().is_empty() {
+    while !spool.pending().is_empty() || outbox.has_news() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

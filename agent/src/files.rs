@@ -15,13 +15,10 @@ use std::{
 use ace_policies::wire::{Command, Failure, FailureCode, FromAgent};
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::{
-    sync::{Semaphore, mpsc},
-    time::timeout,
-};
+use tokio::{sync::Semaphore, time::timeout};
 use uuid::Uuid;
 
-use crate::{config::Config, mask::Mask, spool::Said};
+use crate::{config::Config, mask::Mask, outbox::Outbox};
 
 /// Looks that may be under way at once; the others wait.
 const PARALLEL: usize = 4;
@@ -111,7 +108,7 @@ impl Looking {
 }
 
 /// Looks, and says what was found, whatever else goes on.
-pub fn answer(looking: Arc<Looking>, say: mpsc::Sender<Said>, command_id: Uuid, command: Command) {
+pub fn answer(looking: Arc<Looking>, outbox: Arc<Outbox>, command_id: Uuid, command: Command) {
     tokio::spawn(async move {
         let looked = timeout(PATIENCE, looking.look(command)).await;
         let looked = looked.unwrap_or_else(|_| {
@@ -132,7 +129,7 @@ pub fn answer(looking: Arc<Looking>, say: mpsc::Sender<Said>, command_id: Uuid, 
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .message(message);
-        let _ = say.send(Said { message, after: None }).await;
+        outbox.say(message);
     });
 }
 

@@ -16,6 +16,7 @@ pub mod lock;
 pub mod log;
 pub mod machine;
 pub mod mask;
+pub mod outbox;
 pub mod process;
 pub mod register;
 pub mod relay;

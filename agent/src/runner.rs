@@ -32,7 +32,7 @@ use crate::{
     process::{directory, environment::CliEnvironment},
     supervisor::{Effect, End, Event, Limits, ProcessNumber, Saved, Supervisor},
     transport::GatewayUrl,
-    uplink::{Up, Uplink},
+    uplink::{Down, Up, Uplink},
 };
 
 /// What sessions need to run.
@@ -138,7 +138,11 @@ impl Runner {
         millis((self.config.clock)())
     }
 
-    fn understand(&self, message: ToAgent) -> Option<Event> {
+    fn understand(&self, message: Down) -> Option<Event> {
+        let message = match message {
+            Down::Heard(message) => message,
+            Down::Disconnected => return Some(Event::Disconnected),
+        };
         match message {
             ToAgent::Welcome {
                 server_time_ms,

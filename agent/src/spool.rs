@@ -23,7 +23,7 @@ use ace_policies::{
 };
 use tokio::sync::Notify;
 
-pub use intake::{Intake, Said, spawn as spawn_intake};
+pub use intake::{Intake, spawn as spawn_intake};
 use segment::{Limits, Lines};
 
 /// The most lines of one batch.
@@ -215,6 +215,12 @@ impl Spool {
     pub fn last_seq(&self, session: SessionId) -> i64 {
         let inner = self.lock();
         inner.sessions.get(&session).map_or(0, |track| track.lines.next() - 1)
+    }
+
+    /// The number of the last line that the server has, 0 where it has none.
+    pub fn acked(&self, session: SessionId) -> i64 {
+        let inner = self.lock();
+        inner.sessions.get(&session).map_or(0, |track| track.acked)
     }
 
     /// The server does not know the session any more: nobody will ever want its lines.

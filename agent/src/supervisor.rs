@@ -89,6 +89,8 @@ pub enum Event {
         /// The sessions of this machine.
         known: Vec<Known>,
     },
+    /// There is no connection any more.
+    Disconnected,
     /// A fresh proxy token.
     Token {
         /// Whose.
@@ -222,6 +224,10 @@ pub struct Supervisor {
     /// The server's clock less ours.
     clock_ahead_ms: i64,
     ending: bool,
+    /// Nobody hears what is said.
+    server_is_away: bool,
+    /// The command that took the machine off the server's list, and until when the end of its sessions is waited for.
+    leaving: Option<(Uuid, i64)>,
 }
 
 impl Supervisor {
@@ -236,6 +242,8 @@ impl Supervisor {
             before: None,
             clock_ahead_ms: 0,
             ending: false,
+            server_is_away: false,
+            leaving: None,
         }
     }
 
@@ -255,8 +263,10 @@ impl Supervisor {
             }
             Event::Connected { clock_ahead_ms, known } => {
                 self.clock_ahead_ms = clock_ahead_ms;
+                self.server_is_away = false;
                 self.connected(&known, now, out);
             }
+            Event::Disconnected => self.server_is_away = true,
             Event::Token {
                 session_id,
                 token,
@@ -304,6 +314,11 @@ impl Supervisor {
             }
             Event::Tick => self.tick(now, out),
             Event::Shutdown => self.shutdown(out),
+        }
+        self.leave_when_quiet(now, out);
+        if self.server_is_away {
+            // Asked for again with the next connection.
+            effects.retain(|effect| !matches!(effect, Effect::Say(FromAgent::TokenRequest { .. })));
         }
         effects
     }

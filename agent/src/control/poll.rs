@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{conversation::Conversation, lost::Lost};
+use super::{exchange::Exchange, lost::Lost};
 use crate::http::Http;
 
 const PATH: &str = "api/remote/agent/message";
@@ -47,10 +47,10 @@ impl<'a> Poll<'a> {
     }
 
     /// The first exchange: who we are, and the server's Welcome.
-    pub async fn open(&self, conversation: &mut Conversation<'_>) -> Result<(), Lost> {
-        let heard = self.exchange(vec![conversation.first_word()], Duration::ZERO).await?;
-        hear(conversation, heard).await?;
-        match conversation.welcomed {
+    pub async fn open(&self, exchange: &mut Exchange<'_>) -> Result<(), Lost> {
+        let heard = self.request(vec![exchange.first_word()], Duration::ZERO).await?;
+        hear(exchange, heard)?;
+        match exchange.welcomed {
             true => Ok(()),
             false => Err(Lost::Speechless {
                 url: PATH.to_owned(),
@@ -62,37 +62,40 @@ impl<'a> Poll<'a> {
     /// Converses until `until`, then returns when no request is waiting.
     pub async fn converse(
         &self,
-        conversation: &mut Conversation<'_>,
+        exchange: &mut Exchange<'_>,
         stop: &CancellationToken,
         until: Instant,
     ) -> Result<(), Lost> {
-        let mut waiting = Box::pin(self.exchange(Vec::new(), WAIT));
+        let mut waiting = Box::pin(self.request(Vec::new(), WAIT));
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Err(Lost::Stopping),
                 heard = &mut waiting => {
-                    hear(conversation, heard?).await?;
+                    hear(exchange, heard?)?;
                     if Instant::now() >= until {
                         return Ok(());
                     }
-                    waiting = Box::pin(self.exchange(Vec::new(), WAIT));
+                    waiting = Box::pin(self.request(Vec::new(), WAIT));
                 }
-                message = conversation.next() => {
-                    let messages = gather(message?, conversation).await?;
-                    self.say(messages, conversation).await?;
+                message = exchange.next() => {
+                    let (messages, lost) = gather(message?, exchange).await;
+                    self.say(messages, exchange).await?;
+                    if let Some(lost) = lost {
+                        return Err(lost);
+                    }
                 }
             }
         }
     }
 
-    async fn say(&self, messages: Vec<FromAgent>, conversation: &mut Conversation<'_>) -> Result<(), Lost> {
-        let mark = conversation.mark();
-        let heard = self.exchange(messages, Duration::ZERO).await?;
-        conversation.confirm(mark);
-        hear(conversation, heard).await
+    async fn say(&self, messages: Vec<FromAgent>, exchange: &mut Exchange<'_>) -> Result<(), Lost> {
+        let mark = exchange.mark();
+        let heard = self.request(messages, Duration::ZERO).await?;
+        exchange.confirm(mark);
+        hear(exchange, heard)
     }
 
-    async fn exchange(&self, messages: Vec<FromAgent>, wait: Duration) -> Result<Vec<ToAgent>, Lost> {
+    async fn request(&self, messages: Vec<FromAgent>, wait: Duration) -> Result<Vec<ToAgent>, Lost> {
         let sync = Sync {
             r#type: "sync".to_owned(),
             connection_id: self.id,
@@ -122,27 +125,28 @@ impl<'a> Poll<'a> {
     }
 }
 
-async fn hear(conversation: &mut Conversation<'_>, messages: Vec<ToAgent>) -> Result<(), Lost> {
-    for message in messages {
-        conversation.hear(message).await?;
-    }
-    Ok(())
+fn hear(exchange: &mut Exchange<'_>, messages: Vec<ToAgent>) -> Result<(), Lost> {
+    messages.into_iter().try_for_each(|message| exchange.hear(message))
 }
 
-/// A first message and what comes right after it, as much as one request takes.
-async fn gather(first: FromAgent, conversation: &mut Conversation<'_>) -> Result<Vec<FromAgent>, Lost> {
+/// A first message and what comes right after it, as much as one request takes; and why they are the last, where they are.
+async fn gather(first: FromAgent, exchange: &mut Exchange<'_>) -> (Vec<FromAgent>, Option<Lost>) {
     let until = Instant::now() + GATHER;
     let mut bytes = size(&first);
     let mut messages = vec![first];
     while messages.len() < MAX_MESSAGES && bytes < MAX_MESSAGE_BYTES / 2 {
-        let Ok(message) = timeout_at(until, conversation.next()).await else {
+        let Ok(message) = timeout_at(until, exchange.next()).await else {
             break;
         };
-        let message = message?;
-        bytes += size(&message);
-        messages.push(message);
+        match message {
+            Ok(message) => {
+                bytes += size(&message);
+                messages.push(message);
+            }
+            Err(lost) => return (messages, Some(lost)),
+        }
     }
-    Ok(messages)
+    (messages, None)
 }
 
 /// About how much a message takes.

@@ -1,5 +1,4 @@
-//! What holds beyond one connection: each session's run and how its CLI is, and the questions that wait for an answer. It is told
-//! again at the start of every connection.
+//! What the connection knows of the sessions beyond one connection: each one's run, and how its CLI is.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,9 +22,8 @@ const RUN_FILE: &str = "run";
 pub(super) struct Standing {
     dir: PathBuf,
     runs: HashMap<SessionId, i64>,
-    /// The latest status of each session of this process.
-    statuses: BTreeMap<SessionId, FromAgent>,
-    questions: BTreeMap<(SessionId, String), FromAgent>,
+    /// The latest state of each session whose CLI runs, as it was said.
+    live: BTreeMap<SessionId, Report>,
 }
 
 impl Standing {
@@ -49,44 +47,27 @@ impl Standing {
 
     /// Notes what the agent says.
     pub fn said(&mut self, message: &FromAgent) {
-        match message {
-            FromAgent::Status {
-                session_id, run, state, ..
-            } => {
-                self.begun(*session_id, *run);
-                if is_over(*state) {
-                    self.questions.retain(|(session, _), _| session != session_id);
-                }
-                self.statuses.insert(*session_id, message.clone());
-            }
-            FromAgent::Approval {
-                session_id, request_id, ..
-            } => {
-                _ = self
-                    .questions
-                    .insert((*session_id, request_id.clone()), message.clone())
-            }
-            FromAgent::ApprovalCancelled { session_id, request_id } => {
-                self.questions.remove(&(*session_id, request_id.clone()));
-            }
-            _ => {}
-        }
+        let FromAgent::Status {
+            session_id, run, state, ..
+        } = message
+        else {
+            return;
+        };
+        self.begun(*session_id, *run);
+        match is_over(*state) {
+            true => self.live.remove(session_id),
+            false => self.live.insert(*session_id, *state),
+        };
     }
 
     /// Notes what the server says.
     pub fn heard(&mut self, message: &ToAgent) {
-        match message {
-            ToAgent::Command {
-                command: Command::StartSession(start),
-                ..
-            } => self.begun(start.session_id, start.run),
-            ToAgent::Command {
-                command: Command::PermissionResponse {
-                    session_id, request_id, ..
-                },
-                ..
-            } => _ = self.questions.remove(&(*session_id, request_id.clone())),
-            _ => {}
+        if let ToAgent::Command {
+            command: Command::StartSession(start),
+            ..
+        } = message
+        {
+            self.begun(start.session_id, start.run);
         }
     }
 
@@ -102,15 +83,9 @@ impl Standing {
     /// The server does not know the session.
     pub fn forget(&mut self, session: SessionId) {
         self.runs.remove(&session);
-        self.statuses.remove(&session);
-        self.questions.retain(|(of, _), _| *of != session);
+        self.live.remove(&session);
         let path = self.dir.join(session.to_string()).join(RUN_FILE);
         drop(fs::remove_file(path));
-    }
-
-    /// What a new connection is told, beside what it has not heard yet.
-    pub fn again(&self) -> Vec<FromAgent> {
-        self.statuses.values().chain(self.questions.values()).cloned().collect()
     }
 
     /// A session as the server is told of it.
@@ -124,11 +99,7 @@ impl Standing {
 
     /// The sessions whose CLI runs, with its state.
     pub fn live(&self) -> Vec<(SessionId, Report)> {
-        let states = self.statuses.iter().filter_map(|(session, status)| match status {
-            FromAgent::Status { state, .. } => Some((*session, *state)),
-            _ => None,
-        });
-        states.filter(|(_, state)| !is_over(*state)).collect()
+        self.live.iter().map(|(session, state)| (*session, *state)).collect()
     }
 }
 
@@ -138,7 +109,6 @@ const fn is_over(state: Report) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use ace_policies::wire::Behavior;
     use uuid::Uuid;
 
     use super::*;
@@ -156,47 +126,15 @@ mod tests {
         }
     }
 
-    fn question(request_id: &str) -> FromAgent {
-        FromAgent::Approval {
-            session_id: ONE,
-            run: 1,
-            request_id: request_id.to_owned(),
-            tool_name: "Bash".to_owned(),
-            input: serde_json::Value::Null,
-        }
-    }
-
     #[test]
-    fn the_latest_status_and_open_questions_are_told_again() {
+    fn sessions_are_live_until_they_have_ended_and_their_runs_outlive_the_process() {
         let dir = tempfile::tempdir().unwrap();
         let mut standing = Standing::open(dir.path()).unwrap();
         standing.said(&status(1, Report::Running));
-        standing.said(&question("a"));
-        standing.said(&question("b"));
-        standing.said(&question("c"));
-        standing.said(&FromAgent::ApprovalCancelled {
-            session_id: ONE,
-            request_id: "b".to_owned(),
-        });
-        let answer = Command::PermissionResponse {
-            session_id: ONE,
-            request_id: "a".to_owned(),
-            behavior: Behavior::Allow,
-            tool_name: "Bash".to_owned(),
-            message: None,
-        };
-        standing.heard(&ToAgent::Command {
-            command_id: Uuid::nil(),
-            expires_at_ms: 0,
-            command: answer,
-        });
-        assert_eq!(standing.again(), [status(1, Report::Running), question("c")]);
         assert_eq!(standing.live(), [(ONE, Report::Running)]);
         standing.said(&status(1, Report::Completed));
-        assert_eq!(standing.again(), [status(1, Report::Completed)]);
         assert!(standing.live().is_empty());
         let standing = Standing::open(dir.path()).unwrap();
-        assert_eq!(standing.held(ONE, 7).run, 1, "runs outlive the process");
-        assert!(standing.again().is_empty());
+        assert_eq!(standing.held(ONE, 7).run, 1);
     }
 }

@@ -21,7 +21,7 @@ use tokio_tungstenite::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{conversation::Conversation, lost::Lost};
+use super::{exchange::Exchange, lost::Lost};
 use crate::{
     http::{CONNECT_PATIENCE, bearer, problem_in},
     transport::{GatewayUrl, Stream},
@@ -31,6 +31,8 @@ const PATH: &str = "api/remote/agent/ws";
 /// The server answers each ping; two that are missed are enough.
 const PING: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(35);
+/// What was said is known to have arrived so soon, and is not said again if the connection ends then.
+const CONFIRM: Duration = Duration::from_secs(1);
 /// How long the server may take to say who it is.
 const WELCOME: Duration = Duration::from_secs(15);
 /// A message that cannot be written for so long goes to nobody.
@@ -95,7 +97,7 @@ fn retry_after<B>(answer: &http::Response<B>) -> Option<Duration> {
 }
 
 /// Converses until the connection ends, and says why it did.
-pub(super) async fn converse(socket: WebSocket, conversation: &mut Conversation<'_>, stop: &CancellationToken) -> Lost {
+pub(super) async fn converse(socket: WebSocket, exchange: &mut Exchange<'_>, stop: &CancellationToken) -> Lost {
     let WebSocket { url, stream } = socket;
     let (sink, stream) = stream.split();
     let mut talk = Talk {
@@ -103,8 +105,9 @@ pub(super) async fn converse(socket: WebSocket, conversation: &mut Conversation<
         sink,
         heard: Instant::now(),
         begun: Instant::now(),
+        confirm: None,
     };
-    let lost = match talk.run(stream, conversation, stop).await {
+    let lost = match talk.run(stream, exchange, stop).await {
         Ok(never) => match never {},
         Err(lost) => lost,
     };
@@ -118,6 +121,8 @@ struct Talk {
     sink: SplitSink<WebSocketStream<Stream>, Message>,
     heard: Instant,
     begun: Instant,
+    /// When a ping asks whether what was said has arrived.
+    confirm: Option<Instant>,
 }
 
 enum Never {}
@@ -126,43 +131,45 @@ impl Talk {
     async fn run(
         &mut self,
         mut stream: SplitStream<WebSocketStream<Stream>>,
-        conversation: &mut Conversation<'_>,
+        exchange: &mut Exchange<'_>,
         stop: &CancellationToken,
     ) -> Result<Never, Lost> {
-        self.say(&conversation.first_word()).await?;
+        self.say(&exchange.first_word()).await?;
         let mut pings = interval_at(Instant::now() + PING, PING);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let welcome_by = (!conversation.welcomed).then_some(self.begun + WELCOME);
+            let welcome_by = (!exchange.welcomed).then_some(self.begun + WELCOME);
             tokio::select! {
                 () = stop.cancelled() => return Err(Lost::Stopping),
-                frame = stream.next() => self.frame(frame, conversation).await?,
-                _ = pings.tick() => self.ping(conversation.mark()).await?,
+                frame = stream.next() => self.frame(frame, exchange).await?,
+                _ = pings.tick() => self.ping(exchange.mark()).await?,
                 () = sleep_until(self.heard + SILENCE) => {
                     return Err(Lost::Silent { url: self.url.clone(), after: SILENCE });
                 }
                 () = until(welcome_by) => {
                     return Err(Lost::Speechless { url: self.url.clone(), after: WELCOME });
                 }
-                message = conversation.next() => self.say(&message?).await?,
+                () = until(self.confirm) => self.ping(exchange.mark()).await?,
+                message = exchange.next() => {
+                    self.say(&message?).await?;
+                    if exchange.is_unconfirmed() {
+                        self.confirm.get_or_insert(Instant::now() + CONFIRM);
+                    }
+                }
             }
         }
     }
 
-    async fn frame(
-        &mut self,
-        frame: Option<Result<Message, Error>>,
-        conversation: &mut Conversation<'_>,
-    ) -> Result<(), Lost> {
+    async fn frame(&mut self, frame: Option<Result<Message, Error>>, exchange: &mut Exchange<'_>) -> Result<(), Lost> {
         self.heard = Instant::now();
         match frame {
             Some(Ok(Message::Text(text))) => match understand(text.as_bytes()) {
-                Some(message) => conversation.hear(message).await,
+                Some(message) => exchange.hear(message),
                 None => Ok(()),
             },
             Some(Ok(Message::Pong(mark))) => {
                 if let Ok(mark) = <[u8; 8]>::try_from(mark.as_ref()) {
-                    conversation.confirm(u64::from_be_bytes(mark));
+                    exchange.confirm(u64::from_be_bytes(mark));
                 }
                 Ok(())
             }
@@ -182,6 +189,7 @@ impl Talk {
     }
 
     async fn ping(&mut self, mark: u64) -> Result<(), Lost> {
+        self.confirm = None;
         self.send(Message::Ping(Bytes::copy_from_slice(&mark.to_be_bytes())))
             .await
     }

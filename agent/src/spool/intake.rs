@@ -13,7 +13,11 @@ use ace_policies::{
 use tokio::sync::mpsc;
 
 use super::Spool;
-use crate::{mask::Mask, uplink::Up};
+use crate::{
+    mask::Mask,
+    outbox::{Outbox, Said},
+    uplink::Up,
+};
 
 /// How many things are taken in before they are made safe together.
 const BATCH: usize = 1000;
@@ -24,14 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is tried again: a disk does not tell when it has space.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Something the sessions say, and the line of output that was printed before it and goes before it.
-pub struct Said {
-    /// What.
-    pub message: FromAgent,
-    /// A session and the number of its last line by then; [`None`] where the order does not matter.
-    pub after: Option<(SessionId, i64)>,
-}
-
 /// What the thread needs.
 pub struct Intake {
     /// Where output goes.
@@ -39,7 +35,7 @@ pub struct Intake {
     /// Which texts must not get out.
     pub mask: Arc<RwLock<Mask>>,
     /// Where everything else goes.
-    pub say: mpsc::Sender<Said>,
+    pub outbox: Arc<Outbox>,
     /// How long a full spool makes its CLIs wait; [`None`] is the usual time.
     pub patience: Option<Duration>,
 }
@@ -98,8 +94,7 @@ impl Intake {
             Up::Say(message) => {
                 let message = self.mask().message(message);
                 let after = session_of(&message).map(|session| (session, self.spool.last_seq(session)));
-                // The receiver is gone when the agent ends.
-                let _ = self.say.blocking_send(Said { message, after });
+                self.outbox.push(Said { message, after });
             }
             Up::Print {
                 session_id,

@@ -9,12 +9,15 @@ use uuid::Uuid;
 use super::{Effect, Saved, Session, Supervisor, done, failure};
 use crate::driver::{Input, Message};
 
+/// How long the end of the sessions is waited for when the machine was taken off the list; shorter than the connection waits.
+const LEAVE_MS: i64 = 20_000;
+
 impl Supervisor {
     /// A command: acknowledged once it is on the disk, done once it was applied.
     pub(super) fn command(&mut self, id: Uuid, expired: bool, command: Command, now: i64, out: &mut Vec<Effect>) {
         let session_id = match session_of(&command) {
             Some(session_id) => session_id,
-            None => return self.of_the_machine(id, &command, out),
+            None => return self.of_the_machine(id, &command, now, out),
         };
         if self.is_repeated(session_id, id) {
             return out.push(ack(id));
@@ -47,17 +50,27 @@ impl Supervisor {
             .is_some_and(|session| session.saved.applied.contains(&id))
     }
 
-    fn of_the_machine(&mut self, id: Uuid, command: &Command, out: &mut Vec<Effect>) {
+    fn of_the_machine(&mut self, id: Uuid, command: &Command, now: i64, out: &mut Vec<Effect>) {
         out.push(ack(id));
         if matches!(command, Command::Unregister {}) {
             for session in self.sessions.values_mut() {
                 session.forget(&self.limits, out);
             }
             self.sessions.retain(|_, session| session.number().is_some());
-            return out.push(done(id, None));
+            self.leaving = Some((id, now + LEAVE_MS));
+            return;
         }
         let text = format!("{} is not for sessions", command.kind());
         out.push(done(id, Some(failure(FailureCode::Unsupported, text))));
+    }
+
+    /// The answer to being taken off the list is the agent's last word: it comes when nothing runs any more, or its time is up.
+    pub(super) fn leave_when_quiet(&mut self, now: i64, out: &mut Vec<Effect>) {
+        let is_over = |(_, until): &mut (Uuid, i64)| now >= *until;
+        let quiet = self.is_quiet();
+        if let Some((id, _)) = self.leaving.take_if(|leaving| quiet || is_over(leaving)) {
+            out.push(done(id, None));
+        }
     }
 
     fn start(&mut self, id: Uuid, start: Start, now: i64, out: &mut Vec<Effect>) {

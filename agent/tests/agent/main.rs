@@ -2,7 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-mod connection;
+mod agent;
+mod commands;
+mod credentials;
+mod output;
 mod program;
+mod reconnect;
 mod server;
 mod throughput;

@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    connection::home,
+    agent::home,
     server::{Server, pause},
 };
 
@@ -58,7 +58,7 @@ async fn terminate(mut child: Child) -> Option<i32> {
     let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
-    tokio::time::timeout(Duration::from_secs(10), ended)
+    tokio::time::timeout(Duration::from_secs(60), ended)
         .await
         .unwrap()
         .unwrap()
@@ -114,7 +114,7 @@ async fn it_registers_runs_tells_its_status_and_ends_when_asked() {
     let second = output(agent(&dir, &["run"])).await;
     assert_eq!(second.status.code(), Some(75));
     assert!(text(&second.stderr).contains("another ace-agent runs"));
-    let (code, told) = tokio::time::timeout(Duration::from_secs(10), async {
+    let (code, told) = tokio::time::timeout(Duration::from_secs(60), async {
         loop {
             let (code, told) = status(&dir).await;
             if code == Some(0) {

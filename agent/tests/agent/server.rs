@@ -33,7 +33,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Server {
     pub address: SocketAddr,
@@ -47,6 +47,8 @@ pub struct Server {
     pub attempts: AtomicUsize,
     /// Connections are cut as soon as so many lines more have been stored, before they are acknowledged; below 0 never.
     pub cut_after: AtomicI64,
+    /// The same for so many words that are not output.
+    pub cut_after_words: AtomicI64,
     /// So many batches are refused as if there were a gap before them.
     pub gaps: AtomicI64,
     pub live: AtomicBool,
@@ -70,6 +72,7 @@ impl Server {
             stored: Mutex::default(),
             attempts: AtomicUsize::default(),
             cut_after: AtomicI64::new(-1),
+            cut_after_words: AtomicI64::default(),
             gaps: AtomicI64::default(),
             live: AtomicBool::new(true),
             registration_token: Mutex::default(),
@@ -188,7 +191,12 @@ impl Server {
                 self.connects.lock().unwrap().push((how, connect));
             }
             FromAgent::Output { session_id, lines } => answers.push(self.store(session_id, lines)?),
-            message => self.heard.lock().unwrap().push(message),
+            message => {
+                self.heard.lock().unwrap().push(message);
+                if self.cut_after_words.fetch_sub(1, SeqCst) == 1 {
+                    return None;
+                }
+            }
         }
         self.news.notify_waiters();
         Some(answers)

@@ -13,7 +13,7 @@ use ace_agent::{
     runner::{self, Config},
     supervisor::Limits,
     transport::{BreakGlass, GatewayUrl},
-    uplink::{Up, Uplink},
+    uplink::{Down, Up, Uplink},
 };
 use ace_policies::{
     SessionId,
@@ -44,7 +44,7 @@ pub struct Machine {
     /// Where the latest end of a turn is in `printed`.
     last_result: Option<usize>,
     up: Option<mpsc::Receiver<Up>>,
-    down: Option<mpsc::Sender<ToAgent>>,
+    down: Option<mpsc::Sender<Down>>,
     stop: CancellationToken,
     runner: Option<JoinHandle<()>>,
 }
@@ -147,7 +147,8 @@ impl Machine {
     }
 
     pub async fn tell(&self, message: ToAgent) {
-        self.down.as_ref().unwrap().send(message).await.unwrap();
+        let down = self.down.as_ref().unwrap();
+        down.send(Down::Heard(message)).await.unwrap();
     }
 
     /// Sends a command; answers what became of it.

@@ -115,3 +115,15 @@ fn an_agent_that_ends_keeps_its_sessions() {
     );
     assert_eq!(world.disk.len(), 1);
 }
+
+#[test]
+fn tokens_are_asked_for_only_while_somebody_hears_it() {
+    let mut world = World::ready();
+    world.handle(Event::Disconnected);
+    world.now += 9_950 * SECOND;
+    for _ in 0..360 {
+        check(world.later(10 * SECOND), []);
+    }
+    check(world.connected(&[(1, 1, true)]), ["status 1 running"]);
+    check(world.later(SECOND), ["wants a token 1"]);
+}

@@ -133,3 +133,16 @@ fn nothing_secret_is_on_the_disk() {
             .contains("secret")
     );
 }
+
+#[test]
+fn a_machine_that_is_taken_off_the_list_answers_when_nothing_runs_any_more() {
+    let mut world = World::busy();
+    check(world.command(Command::Unregister {}), ["ack 3", "end 1"]);
+    check(world.later(SECOND), []);
+    check(world.exited(1, exit(143)), ["close", "forget", "done 3"]);
+    check(world.command(Command::Unregister {}), ["ack 4", "done 4"]);
+    let mut world = World::busy();
+    world.command(Command::Unregister {});
+    check(world.later(20 * SECOND), ["done 3"]);
+    check(world.exited(1, exit(143)), ["close", "forget"]);
+}
