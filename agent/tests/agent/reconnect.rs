@@ -122,7 +122,7 @@ async fn a_server_that_is_away_is_tried_again_until_it_is_there() {
     let agent = Agent::with(config.clone(), &dir);
     let reporter = agent.status.clone();
     let spool = agent.spool.clone();
-    tokio::spawn(async move { reporter.run(&spool).await });
+    let reporting = tokio::spawn(async move { reporter.run(&spool).await });
     let problem = timeout(PATIENCE, async {
         loop {
             if let Ok(status) = ace_agent::status::Status::read(&config.dir)
@@ -139,5 +139,7 @@ async fn a_server_that_is_away_is_tried_again_until_it_is_there() {
         problem.contains(&address.to_string()) && problem.contains("TCP"),
         "{problem}"
     );
+    reporting.abort();
+    let _ = reporting.await;
     agent.stop().await;
 }
