@@ -59,10 +59,12 @@ pub fn install(adapter: &Adapter, common: &CliEnvironment) -> Result<(), Install
     let program = common
         .find(program)
         .ok_or_else(|| failed(format!("there is no `{program}` in PATH")))?;
+    // The caller's environment: what it says of proxies, registries and certificates is meant for this.
     let status = Command::new(program)
         .args(args)
-        .env_clear()
-        .envs(common.with([]))
+        .env("PATH", common.get("PATH").unwrap_or_default())
+        .env_remove("OPENACE_AGENT_TOKEN")
+        .env_remove("OPENACE_REGISTRATION_TOKEN")
         .status();
     let status = status.map_err(|error| failed(error.to_string()))?;
     if !status.success() {

@@ -74,6 +74,19 @@ async fn the_one_line_installer_works_to_its_end_and_nothing_is_left_of_it() {
     assert!(bare.runs(status).await.contains("WebSocket"));
     let first = bare.runs(pid).await;
 
+    // A CLI is installed with what this shell knows of proxies and certificates, and without our token.
+    let row = r#"{ echo 'id = "my-tool"'; echo 'executable = "sh"'; echo 'driver = "one_shot"';
+        echo '[install]'; echo 'command = ["sh", "-c", "env > ~/seen"]'; } > ~/agent/adapters.d/my-tool.toml"#;
+    let install =
+        "OPENACE_AGENT_TOKEN=acea_x NODE_EXTRA_CA_CERTS=/ca.pem ~/agent/ace-agent install-cli my-tool --dir ~/agent";
+    bare.runs(&format!("mkdir -p ~/agent/adapters.d; {row}; {install}"))
+        .await;
+    let seen = bare.runs("cat ~/seen").await;
+    assert!(
+        seen.contains("NODE_EXTRA_CA_CERTS=/ca.pem") && !seen.contains("acea_"),
+        "{seen}"
+    );
+
     // An upgrade in place: the machine stays who it is.
     bare.runs(&format!("{script} {options}")).await;
     bare.runs(status).await;
