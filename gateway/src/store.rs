@@ -345,6 +345,9 @@ mod tests {
 
     use super::*;
 
+    /// Many intervals, on a machine that does other things.
+    const LATE: Duration = Duration::from_secs(20);
+
     async fn run(db: &Db, sql: &'static str) {
         sqlx::query(sql).execute(&db.write).await.expect(sql);
     }
@@ -391,18 +394,12 @@ mod tests {
 
             run(db, "UPDATE users SET token_generation = 5").await;
             run(db, "UPDATE wakeups SET version = version + 1 WHERE topic = 'auth'").await;
-            for _ in 0..100 {
+            let changed = std::time::Instant::now();
+            while store.snapshot().users.values().any(|user| user.generation != 5) {
+                assert!(changed.elapsed() < LATE, "{:?}", database.engine());
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                if store.snapshot().users.values().all(|user| user.generation == 5) {
-                    break;
-                }
             }
-            assert!(
-                store.snapshot().users.values().all(|user| user.generation == 5),
-                "{:?}",
-                database.engine()
-            );
-            assert!(store.staleness() < Duration::from_secs(1));
+            assert!(store.staleness() < LATE);
         }
     }
 
