@@ -62,6 +62,8 @@ struct Story {
     permission_mode: Option<&'static str>,
     /// A message that makes it ask for permission, with FILE for the file that it then writes.
     tool: &'static str,
+    /// The CLI's own settings, in its user's home.
+    settings: &'static [(&'static str, &'static str)],
 }
 
 impl Story {
@@ -71,6 +73,11 @@ impl Story {
         let mut machine = Machine::new();
         machine.gateway.clone_from(&provider.1);
         machine.path = vec![bin];
+        for (path, content) in self.settings {
+            let path = machine.dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
         machine.start(&[]).await;
         self.starts(&mut machine, 1).await;
         self.turns(&mut machine).await;
@@ -204,6 +211,7 @@ async fn claude_code() {
         other_model: Some("claude-other"),
         permission_mode: None,
         tool,
+        settings: &[],
     };
     story.tell().await;
 }
@@ -217,6 +225,7 @@ async fn qwen_code() {
         other_model: Some("qwen-other"),
         permission_mode: None,
         tool,
+        settings: &[],
     };
     story.tell().await;
 }
@@ -231,6 +240,7 @@ async fn codex() {
         other_model: Some("gpt-other"),
         permission_mode: Some("untrusted"),
         tool,
+        settings: &[],
     };
     story.tell().await;
 }
@@ -244,6 +254,7 @@ async fn gemini_cli() {
         other_model: Some("gemini-2.5-pro"),
         permission_mode: None,
         tool,
+        settings: &[],
     };
     story.tell().await;
 }
@@ -257,6 +268,7 @@ async fn opencode() {
         other_model: Some("gpt-other"),
         permission_mode: None,
         tool,
+        settings: &[],
     };
     story.tell().await;
 }
@@ -269,6 +281,8 @@ async fn openclaw() {
         other_model: None,
         permission_mode: None,
         tool: "",
+        // Each of its processes loads every plugin that there is, unless it is told which: that is a third of its time.
+        settings: &[(".openclaw/openclaw.json", r#"{"plugins":{"allow":["openai"]}}"#)],
     };
     story.tell().await;
 }

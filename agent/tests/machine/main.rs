@@ -6,6 +6,7 @@
 )]
 
 mod clis;
+mod disk;
 mod guard;
 mod relay;
 mod sessions;

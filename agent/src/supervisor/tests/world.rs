@@ -3,7 +3,7 @@
 pub use ace_policies::wire::{Behavior, Start};
 
 pub use super::super::*;
-pub use crate::driver::{Message, Refused};
+pub use crate::driver::{Input, Message, Refused};
 
 pub const SECOND: i64 = 1000;
 
