@@ -217,6 +217,9 @@ CREATE TABLE notifications (
 ) STRICT;
 
 CREATE INDEX notifications_by_user ON notifications (user_id, created_at, id);
+-- What was answered is read, whoever was told of it.
+CREATE INDEX notifications_unread_by_cause ON notifications (cause) WHERE read_at IS NULL;
+CREATE INDEX notifications_by_age ON notifications (created_at);
 
 CREATE TABLE push_subscriptions (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -282,6 +285,7 @@ CREATE TABLE webhook_deliveries (
 ) STRICT;
 
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries (due_at) WHERE state = 'due';
+CREATE INDEX webhook_deliveries_by_age ON webhook_deliveries (created_at);
 
 -- What happened, for those who follow live and for what is told on: notifications, webhooks. Kept for a while.
 CREATE TABLE events (

@@ -1,5 +1,7 @@
+use ace_migrations::Engine;
 use ace_policies::{TenantId, UserId};
 use serde_json::json;
+use sqlx::{AssertSqlSafe, Row};
 
 use super::{Notification, notify};
 use crate::testing::{World, worlds};
@@ -88,5 +90,40 @@ async fn wishes_that_make_no_sense_name_the_field() {
             .await
             .refused(400, "invalid_field");
         assert!(refused.json["error"].as_str().unwrap().starts_with(field), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_looked_for_row_by_row() {
+    for world in worlds().await {
+        let mut connection = world.database.db.write.acquire().await.unwrap();
+        let explain = match world.database.engine() {
+            Engine::Sqlite => "EXPLAIN QUERY PLAN",
+            Engine::Postgres => {
+                // Small tables are read whole where that is allowed.
+                let forbid = sqlx::query("SET enable_seqscan = off");
+                forbid.execute(&mut *connection).await.unwrap();
+                "EXPLAIN"
+            }
+        };
+        for (statement, index) in [
+            (
+                "UPDATE notifications SET read_at = 1 WHERE cause = 'x' AND read_at IS NULL",
+                "notifications_unread_by_cause",
+            ),
+            (
+                "SELECT id FROM notifications WHERE created_at < 5 LIMIT 9",
+                "notifications_by_age",
+            ),
+            (
+                "SELECT id FROM webhook_deliveries WHERE created_at < 5 LIMIT 9",
+                "webhook_deliveries_by_age",
+            ),
+        ] {
+            let plan = sqlx::query(AssertSqlSafe(format!("{explain} {statement}")));
+            let plan = plan.fetch_all(&mut *connection).await.unwrap();
+            let plan: Vec<String> = plan.iter().map(|row| row.get(row.len() - 1)).collect();
+            assert!(plan.join(" ").contains(index), "{plan:?}");
+        }
     }
 }
