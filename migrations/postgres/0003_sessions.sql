@@ -115,6 +115,8 @@ CREATE TABLE session_messages (
     command_id TEXT,
     -- The line of output that it comes from, for `assistant`.
     seq        BIGINT,
+    -- The last line that was stored when it was said, for `user`: clocks of machines tell nothing of that.
+    after_seq  BIGINT NOT NULL DEFAULT 0,
     at         BIGINT NOT NULL,
     UNIQUE (session_id, seq)
 );

@@ -115,6 +115,8 @@ CREATE TABLE session_messages (
     command_id TEXT,
     -- The line of output that it comes from, for `assistant`.
     seq        INTEGER,
+    -- The last line that was stored when it was said, for `user`: clocks of machines tell nothing of that.
+    after_seq  INTEGER NOT NULL DEFAULT 0,
     at         INTEGER NOT NULL,
     UNIQUE (session_id, seq)
 ) STRICT;

@@ -64,6 +64,9 @@ pub(super) struct Message {
     delivery: Option<String>,
     /// The line of output it comes from, for `assistant`.
     seq: Option<i64>,
+    /// The last line that was stored when it was said, for `user`.
+    #[serde(skip)]
+    pub after_seq: i64,
     pub timestamp: When,
 }
 
@@ -166,6 +169,7 @@ impl Message {
             command_id: row.try_get("command_id")?,
             delivery: row.try_get("delivery")?,
             seq: row.try_get("seq")?,
+            after_seq: row.try_get("after_seq")?,
             timestamp: When(row.try_get("at")?),
         })
     }

@@ -124,7 +124,7 @@ impl Messages {
     }
 }
 
-/// What was said and printed, by its time.
+/// What was said and printed, in the order in which it came here: lines have the times of their machine's clock, which may be wrong.
 struct Everything {
     app: App,
     session: SessionId,
@@ -189,7 +189,7 @@ impl Everything {
                 .messages
                 .peek()
                 .await?
-                .is_some_and(|message| message.timestamp <= line.timestamp)
+                .is_some_and(|message| message.after_seq < line.seq)
             {
                 self.said(&mut text).await?;
             }

@@ -204,12 +204,14 @@ async fn note(
 ) -> Result<(), ApiError> {
     let now = record.app().now();
     sqlx::query(
-        "INSERT INTO session_messages (session_id, role, content, user_id, command_id, at) VALUES ($1, 'user', $2, $3, $4, $5)",
+        "INSERT INTO session_messages (session_id, role, content, user_id, command_id, after_seq, at)
+         VALUES ($1, 'user', $2, $3, $4, $5, $6)",
     )
     .bind(row.id.to_string())
     .bind(shown(message))
     .bind(by.0)
     .bind(command_id.to_string())
+    .bind(row.last_seq)
     .bind(now)
     .execute(record.sql())
     .await?;

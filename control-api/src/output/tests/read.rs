@@ -1,6 +1,8 @@
+use ace_policies::wire::{Data, Line, Stream};
 use insta::{allow_duplicates, assert_snapshot};
 use serde_json::{Value, json};
 
+use crate::output::append;
 use crate::sessions::tests::at;
 use crate::testing::worlds;
 
@@ -180,5 +182,44 @@ async fn a_page_of_messages_is_bounded_in_bytes_and_nothing_is_left_out() {
         assert_eq!(seen, [5, 4, 3, 2, 1]);
         let text = alice.get(&at(session, "/transcript?format=md")).await.ok().text;
         assert_eq!(text.matches("## ").count(), 5);
+    }
+}
+
+#[tokio::test]
+async fn a_machine_whose_clock_is_wrong_gets_its_transcript_in_order() {
+    for world in worlds().await {
+        let machine = world.host(7).await;
+        let alice = world.assigned("alice", machine, "user").await;
+        let session = alice.starts(machine).await;
+        alice.says(session, "first").await.ok();
+        for (seq, at) in [(1, world.app.now() + 3_600_000), (2, 0)] {
+            let line = Line {
+                seq,
+                stream: Stream::Stdout,
+                at,
+                data: Data(format!("line {seq}\n").into_bytes()),
+            };
+            let mut record = world.app.record().await.unwrap();
+            append(&mut record, session, machine, &[line]).await.unwrap();
+            record.commit().await.unwrap();
+            world.clock.advance(std::time::Duration::from_secs(1));
+            alice.says(session, &format!("after {seq}")).await.ok();
+        }
+        let text = alice.get(&at(session, "/transcript")).await.ok().text;
+        let lines = text
+            .lines()
+            .skip(1)
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let order: Vec<String> = lines
+            .map(|entry| {
+                entry["content"]
+                    .as_str()
+                    .or(entry["data"].as_str())
+                    .unwrap()
+                    .trim()
+                    .to_owned()
+            })
+            .collect();
+        assert_eq!(order, ["first", "line 1", "after 1", "line 2", "after 2"]);
     }
 }
