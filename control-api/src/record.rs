@@ -101,10 +101,9 @@ impl Record {
     }
 
     /// Tells what happened, once this is saved.
-    pub async fn tell(&mut self, event: Event<'_>) -> Result<(), ApiError> {
+    pub fn tell(&mut self, event: Event<'_>) {
         let told = self.told(event);
         self.events.push(told);
-        Ok(())
     }
 
     /// The same, unless something with this cause was told before, by whatever node.

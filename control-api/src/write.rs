@@ -81,8 +81,8 @@ impl Write {
     }
 
     /// Tells those who follow live, notifications and webhooks.
-    pub(crate) async fn tell(&mut self, event: Event<'_>) -> Result<(), ApiError> {
-        self.record.tell(event).await
+    pub(crate) fn tell(&mut self, event: Event<'_>) {
+        self.record.tell(event);
     }
 
     /// Saves the act, its audit entry and its wake-ups.

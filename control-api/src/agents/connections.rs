@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{Agent, LEASE, OFFLINE_AFTER, millis};
 use crate::App;
 use crate::error::ApiError;
+use crate::machines;
 use crate::record::{Event, Record};
 use crate::wakeups::Wakeup;
 
@@ -86,7 +87,7 @@ pub(super) async fn claim(record: &mut Record, agent: &Agent, connection: Connec
     .bind(since)
     .execute(record.sql())
     .await?;
-    sqlx::query("UPDATE remote_machines SET last_heartbeat = $1 WHERE machine_id = $2")
+    sqlx::query("UPDATE remote_machines SET status = 'online', last_heartbeat = $1 WHERE machine_id = $2")
         .bind(now)
         .bind(connection.machine.to_string())
         .execute(record.sql())
@@ -95,24 +96,10 @@ pub(super) async fn claim(record: &mut Record, agent: &Agent, connection: Connec
         record.ring(Wakeup::Machine(agent.machine));
     }
     if takeovers == FLAPPING {
-        tell(
-            record,
-            agent.tenant,
-            agent.machine,
-            "machine.conflict",
-            &agent.machine_name,
-        )
-        .await?;
+        tell_of(record, agent, "machine.conflict");
     }
     if !before.is_some_and(|before| before.is_online) {
-        tell(
-            record,
-            agent.tenant,
-            agent.machine,
-            "machine.online",
-            &agent.machine_name,
-        )
-        .await?;
+        tell_of(record, agent, "machine.online");
     }
     Ok(())
 }
@@ -129,11 +116,7 @@ fn counted(put_out: Option<&Holder>, before: Option<&Holder>, now: i64) -> (i64,
 
 /// Keeps others from changing who is connected until the transaction ends. Errors: 401 where the machine is gone.
 pub(super) async fn lock(record: &mut Record, machine: MachineId) -> Result<(), ApiError> {
-    let lock = sqlx::query("UPDATE remote_machines SET status = 'online' WHERE machine_id = $1")
-        .bind(machine.to_string())
-        .execute(record.sql())
-        .await?;
-    if lock.rows_affected() == 0 {
+    if machines::hold(record.sql(), machine).await?.is_none() {
         let message = "this machine was unregistered; end its sessions and forget this server";
         return Err(ApiError::new(StatusCode::UNAUTHORIZED, "machine_unregistered", message));
     }
@@ -206,13 +189,9 @@ pub(super) async fn lapse(app: &App, machine: MachineId, until: i64) -> Result<(
 
 /// Takes the row of a connection away and tells that the machine is offline. Whoever takes it away tells it: so it is told once.
 async fn offline(record: &mut Record, machine: MachineId, gone: Query<'_, Any, AnyArguments>) -> Result<(), ApiError> {
-    let row = sqlx::query(
-        "UPDATE remote_machines SET status = status WHERE machine_id = $1 RETURNING tenant_id, machine_name",
-    )
-    .bind(machine.to_string())
-    .fetch_optional(record.sql())
-    .await?;
-    let Some(row) = row else { return Ok(()) };
+    let Some(row) = machines::hold(record.sql(), machine).await? else {
+        return Ok(());
+    };
     if gone.execute(record.sql()).await?.rows_affected() == 0 {
         return Ok(());
     }
@@ -221,23 +200,16 @@ async fn offline(record: &mut Record, machine: MachineId, gone: Query<'_, Any, A
         .execute(record.sql())
         .await?;
     let name: String = row.try_get("machine_name")?;
-    tell(
-        record,
-        TenantId(row.try_get("tenant_id")?),
-        machine,
-        "machine.offline",
-        &name,
-    )
-    .await
+    let tenant = TenantId(row.try_get("tenant_id")?);
+    tell(record, tenant, machine, "machine.offline", &name);
+    Ok(())
 }
 
-async fn tell(
-    record: &mut Record,
-    tenant: TenantId,
-    machine: MachineId,
-    kind: &'static str,
-    name: &str,
-) -> Result<(), ApiError> {
+fn tell_of(record: &mut Record, agent: &Agent, kind: &'static str) {
+    tell(record, agent.tenant, agent.machine, kind, &agent.machine_name);
+}
+
+fn tell(record: &mut Record, tenant: TenantId, machine: MachineId, kind: &'static str, name: &str) {
     let data = json!({ "machine_name": name });
     let event = Event {
         kind,
@@ -247,5 +219,5 @@ async fn tell(
         session: None,
         data: &data,
     };
-    record.tell(event).await
+    record.tell(event);
 }

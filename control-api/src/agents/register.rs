@@ -104,7 +104,7 @@ pub(super) async fn register(
     let token = secret::format(TokenKind::Agent, &chance::bytes());
     let stored = store::machine(&mut write, &wish, machine, &grant, &token, &edge).await?;
     store::creator(&mut write, machine, &grant, &stored).await?;
-    tell(&mut write, machine, &wish, &grant, &stored, token_hash.as_deref()).await?;
+    tell(&mut write, machine, &wish, &grant, &stored, token_hash.as_deref())?;
     write.commit().await?;
     Ok(Json(Registered {
         success: true,
@@ -148,7 +148,7 @@ fn judge(wish: &Wish) -> Result<MachineId, ApiError> {
 }
 
 /// Says in the audit log and to those who follow live what was registered.
-async fn tell(
+fn tell(
     write: &mut Write,
     machine: MachineId,
     wish: &Wish,
@@ -158,16 +158,14 @@ async fn tell(
 ) -> Result<(), ApiError> {
     let again = stored.before.is_some();
     let data = json!({ "machine_name": wish.machine_name, "hostname": wish.hostname, "again": again });
-    write
-        .tell(Event {
-            kind: "machine.registered",
-            tenant: grant.tenant,
-            user: None,
-            machine: Some(machine),
-            session: None,
-            data: &data,
-        })
-        .await?;
+    write.tell(Event {
+        kind: "machine.registered",
+        tenant: grant.tenant,
+        user: None,
+        machine: Some(machine),
+        session: None,
+        data: &data,
+    });
     if let Some(before) = &stored.before {
         write.before(before)?;
     }

@@ -194,5 +194,6 @@ pub(super) async fn settle(record: &mut Record, row: &SessionRow, answer: &Answe
         "request_id": answer.request_id, "tool_name": answer.tool_name, "state": "answered", "behavior": answer.behavior,
         "by": answer.by.map(|(_, name)| name), "by_rule": answer.rule.is_some()
     });
-    tell(record, row, "approval.answered", &data).await
+    tell(record, row, "approval.answered", &data);
+    Ok(())
 }

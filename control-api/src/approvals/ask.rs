@@ -45,7 +45,8 @@ pub(crate) async fn asked(
         None => {
             refuse_too_many(record, row).await?;
             let data = json!({ "request_id": request_id, "tool_name": tool_name });
-            tell(record, row, "approval.requested", &data).await
+            tell(record, row, "approval.requested", &data);
+            Ok(())
         }
     }
 }
@@ -147,7 +148,7 @@ async fn take_back(record: &mut Record, row: &SessionRow, request_id: Option<&st
     for question in &cancelled {
         let (request_id, tool_name): (String, String) = (question.try_get(0)?, question.try_get(1)?);
         let data = json!({ "request_id": request_id, "tool_name": tool_name, "state": "cancelled" });
-        tell(record, row, "approval.answered", &data).await?;
+        tell(record, row, "approval.answered", &data);
     }
     Ok(())
 }

@@ -46,16 +46,14 @@ pub(super) async fn delete(
     let stopped_sessions = halt::stop_sessions(write.record(), id, None, reason, Tell::Nobody).await?;
     forget(write.record(), id).await?;
     let data = json!({ "machine_name": before.name() });
-    write
-        .tell(Event {
-            kind: "machine.deleted",
-            tenant: before.tenant(),
-            user: None,
-            machine: Some(id),
-            session: None,
-            data: &data,
-        })
-        .await?;
+    write.tell(Event {
+        kind: "machine.deleted",
+        tenant: before.tenant(),
+        user: None,
+        machine: Some(id),
+        session: None,
+        data: &data,
+    });
     write
         .target(format_args!("machine:{id}"))
         .before(&before)?

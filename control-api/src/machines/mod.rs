@@ -241,10 +241,16 @@ pub(crate) async fn find(
     row.map(|row| Machine::read(&row, now)).transpose()
 }
 
-/// Holds a machine and its assignments still, then reads it. Errors: 404.
+/// Holds a machine still until the transaction ends: its assignments, its connection, and which sessions live on it. Returns its row,
+/// `None` where there is none. Machines are locked before anything that is theirs.
+pub(crate) async fn hold(connection: &mut AnyConnection, machine: MachineId) -> Result<Option<AnyRow>, sqlx::Error> {
+    let hold = sqlx::query("UPDATE remote_machines SET status = status WHERE machine_id = $1 RETURNING *");
+    hold.bind(machine.to_string()).fetch_optional(connection).await
+}
+
+/// Holds a machine still, then reads it. Errors: 404.
 pub(crate) async fn lock(connection: &mut AnyConnection, machine: MachineId, now: i64) -> Result<Machine, ApiError> {
-    let lock = sqlx::query("UPDATE remote_machines SET machine_id = machine_id WHERE machine_id = $1");
-    lock.bind(machine.to_string()).execute(&mut *connection).await?;
+    hold(connection, machine).await?;
     by_id(connection, machine, now).await
 }
 

@@ -84,7 +84,7 @@ pub(super) async fn create(
     let row = insert(&mut write, &host, &wish, visitor.actor.user, key.as_deref()).await?;
     start::push_start(write.record(), &row, Some(visitor.actor.user)).await?;
     let data = serde_json::json!({ "cli_tool": row.cli_tool, "title": row.title, "status": row.status });
-    store::tell(write.record(), &row, "session.created", &data).await?;
+    store::tell(write.record(), &row, "session.created", &data);
     write.target(format_args!("session:{}", row.id)).after(&wish)?;
     write.commit().await?;
     let owner = visitor.actor.username.clone();

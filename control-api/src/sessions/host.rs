@@ -8,7 +8,7 @@ use sqlx::{AnyConnection, Row};
 use super::store;
 use crate::App;
 use crate::error::ApiError;
-use crate::machines::Presence;
+use crate::machines::{self, Presence};
 use crate::record::Record;
 
 /// A machine, locked: nobody else starts a session on it meanwhile.
@@ -25,12 +25,9 @@ pub(super) struct Host {
 impl Host {
     /// Locks a machine. `None` where there is none. Sessions are locked after it, never before.
     pub async fn lock(record: &mut Record, id: MachineId) -> Result<Option<Self>, ApiError> {
-        let lock = "UPDATE remote_machines SET max_sessions = max_sessions WHERE machine_id = $1 RETURNING *";
-        let row = sqlx::query(lock)
-            .bind(id.to_string())
-            .fetch_optional(record.sql())
-            .await?;
-        let Some(row) = row else { return Ok(None) };
+        let Some(row) = machines::hold(record.sql(), id).await? else {
+            return Ok(None);
+        };
         let now = record.app().now();
         let presence = Presence::of(record.sql(), id, now).await?;
         Self::read(id, &row, presence.online).map(Some)

@@ -85,5 +85,6 @@ pub(crate) async fn command_failed(
             .execute(record.sql())
             .await?;
     }
-    store::tell(record, row, "session.command_failed", &problem).await
+    store::tell(record, row, "session.command_failed", &problem);
+    Ok(())
 }

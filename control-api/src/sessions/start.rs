@@ -35,7 +35,7 @@ pub(crate) async fn start(record: &mut Record, row: &SessionRow, by: Option<User
     .await?;
     let started = SessionRow::read(&started)?;
     let data = serde_json::json!({ "status": State::Starting, "before": row.status, "error": null });
-    store::tell(record, &started, "session.state", &data).await?;
+    store::tell(record, &started, "session.state", &data);
     push_start(record, &started, by).await?;
     Ok(started)
 }

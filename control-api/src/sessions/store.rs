@@ -147,17 +147,12 @@ pub(crate) async fn set_state(
         approvals::cancel_pending(record, row).await?;
     }
     let data = json!({ "status": state, "before": row.status, "error": error });
-    tell(record, row, "session.state", &data).await?;
+    tell(record, row, "session.state", &data);
     SessionRow::read(&changed)
 }
 
 /// Tells those who follow the session, and those who follow all, of something.
-pub(crate) async fn tell(
-    record: &mut Record,
-    row: &SessionRow,
-    kind: &'static str,
-    data: &Value,
-) -> Result<(), ApiError> {
+pub(crate) fn tell(record: &mut Record, row: &SessionRow, kind: &'static str, data: &Value) {
     record.ring(Wakeup::Session(row.id));
     let event = Event {
         kind,
@@ -167,7 +162,7 @@ pub(crate) async fn tell(
         session: Some(row.id),
         data,
     };
-    record.tell(event).await
+    record.tell(event);
 }
 
 /// What is kept of an agent's words: no more than people read, and no character that a database refuses.

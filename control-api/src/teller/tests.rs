@@ -69,7 +69,7 @@ pub(crate) async fn happens(
         session,
         data: &data,
     };
-    record.tell(event).await.unwrap();
+    record.tell(event);
     record.commit().await.unwrap();
 }
 
@@ -247,7 +247,7 @@ async fn events_have_ids_in_the_order_in_which_they_can_be_seen() {
             session: None,
             data: &data,
         };
-        early.tell(event("machine.online")).await.unwrap();
+        early.tell(event("machine.online"));
         // On SQLite there is one writer at a time anyway.
         if world.database.engine() == ace_migrations::Engine::Postgres {
             happens(app, "machine.offline", None, None, None, json!({})).await;
