@@ -77,6 +77,8 @@ ALTER TABLE agent_sessions ADD COLUMN problem TEXT;
 ALTER TABLE agent_sessions ADD COLUMN approvals_version INTEGER NOT NULL DEFAULT 0;
 -- When its output and messages were forgotten, long after its end.
 ALTER TABLE agent_sessions ADD COLUMN forgotten_at INTEGER;
+-- Since when its agent is connected and has not said that it has it; NULL while there is nothing to wonder about.
+ALTER TABLE agent_sessions ADD COLUMN unsure_since INTEGER;
 
 CREATE UNIQUE INDEX agent_sessions_by_idempotency ON agent_sessions (user_id, idempotency_key);
 CREATE INDEX agent_sessions_by_time ON agent_sessions (created_at, session_id);
@@ -87,6 +89,7 @@ CREATE INDEX agent_sessions_by_user ON agent_sessions (user_id, created_at, sess
 CREATE INDEX agent_sessions_by_machine ON agent_sessions (remote_machine_id, created_at, session_id);
 CREATE INDEX agent_sessions_live ON agent_sessions (remote_machine_id) WHERE status IN ('starting', 'active', 'paused');
 CREATE INDEX agent_sessions_by_end ON agent_sessions (ended_at) WHERE forgotten_at IS NULL;
+CREATE INDEX agent_sessions_unsure ON agent_sessions (unsure_since) WHERE unsure_since IS NOT NULL;
 
 -- What a CLI printed. `seq` comes from the agent's spool and begins with 1. Bytes: a CLI may print what is no text.
 CREATE TABLE session_output (

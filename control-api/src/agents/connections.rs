@@ -187,6 +187,12 @@ pub(super) async fn lapse(app: &App, machine: MachineId, until: i64) -> Result<(
     record.commit().await
 }
 
+/// Takes the connection of a machine away, whoever holds it: its agent may not speak for the machine any more. The machine must be locked.
+pub(crate) async fn cut(record: &mut Record, machine: MachineId) -> Result<(), ApiError> {
+    let gone = sqlx::query("DELETE FROM agent_connections WHERE machine_id = $1");
+    offline(record, machine, gone.bind(machine.to_string())).await
+}
+
 /// Takes the row of a connection away and tells that the machine is offline. Whoever takes it away tells it: so it is told once.
 async fn offline(record: &mut Record, machine: MachineId, gone: Query<'_, Any, AnyArguments>) -> Result<(), ApiError> {
     let Some(row) = machines::hold(record.sql(), machine).await? else {

@@ -7,7 +7,7 @@ use sqlx::Row;
 use super::connections::{self, Connection};
 use super::credential::{Verdict, verdict};
 use super::hand_over::{Dialect, fresh_token, hand_over};
-use super::{Agent, reports};
+use super::{Agent, lost, reports};
 use crate::App;
 use crate::error::ApiError;
 use crate::queue;
@@ -48,6 +48,7 @@ impl Link {
         connections::lock(&mut record, agent.machine).await?;
         reports::introduced(&mut record, &agent, hello).await?;
         connections::claim(&mut record, &agent, connection).await?;
+        lost::wonder(&mut record, agent.machine, &hello.sessions).await?;
         queue::redeliver(&mut record, agent.machine).await?;
         let sessions = reports::known(&mut record, agent.machine, &hello.sessions).await?;
         record.commit().await?;

@@ -9,6 +9,7 @@ pub(crate) mod credential;
 mod hand_over;
 mod link;
 pub(crate) mod links;
+mod lost;
 mod python;
 mod register;
 mod reports;
@@ -31,6 +32,7 @@ use utoipa_axum::routes;
 use crate::App;
 use crate::error::ApiError;
 
+pub(crate) use connections::cut;
 pub(crate) use credential::Agent;
 
 /// The largest body: a few messages of the largest size there is would be a waste of a round trip each.

@@ -7,9 +7,8 @@ use ace_policies::MachineId;
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::connections;
 use super::links::Held;
-use super::{LEASE, OFFLINE_AFTER, millis};
+use super::{LEASE, OFFLINE_AFTER, connections, lost, millis};
 use crate::App;
 use crate::error::ApiError;
 use crate::queue;
@@ -35,6 +34,7 @@ pub(crate) async fn go(app: &App) -> Result<(), ApiError> {
     renew(app).await?;
     wake(app).await?;
     lapse(app).await?;
+    lost::give_up(app).await?;
     queue::expire(app).await
 }
 

@@ -361,3 +361,41 @@ async fn a_revoked_agent_takes_the_proxy_tokens_of_its_sessions_along() {
         assert_eq!(world.number(revoked).await, 1);
     }
 }
+
+#[tokio::test]
+async fn whoever_loses_its_token_is_offline_and_that_is_told_once() {
+    for world in worlds().await {
+        let (id, agent) = world.new_machine("prod").await;
+        let connect = async |agent: &Client| {
+            let word = json!({ "type": "register", "machine_id": id, "machine_name": "prod", "capabilities": {} });
+            agent.post("/api/remote/agent/message", word).await.ok();
+        };
+        connect(&agent).await;
+        let admin = world.admin().await;
+        admin
+            .post(&format!("/api/remote/machines/{id}/token/revoke"), json!({}))
+            .await
+            .ok();
+        assert_eq!(presence(&world).await, ["machine.online", "machine.offline"]);
+        let status = "SELECT COUNT(*) FROM remote_machines WHERE status = 'offline'";
+        assert_eq!(world.number(status).await, 1);
+        let again = async || {
+            let token = world.registration_token(json!({})).await;
+            world.agent_of(&world.nobody().register(&token, id, "prod").await.ok())
+        };
+        let agent = again().await;
+        assert_eq!(presence(&world).await.len(), 2, "it was offline already");
+        connect(&agent).await;
+        connect(&again().await).await;
+        let (online, offline) = ("machine.online", "machine.offline");
+        assert_eq!(presence(&world).await, [online, offline, online, offline, online]);
+    }
+}
+
+/// What was told of machines that come and go, in order.
+async fn presence(world: &World) -> Vec<String> {
+    sqlx::query_scalar("SELECT kind FROM events WHERE kind IN ('machine.online', 'machine.offline') ORDER BY id")
+        .fetch_all(&world.database.db.read)
+        .await
+        .unwrap()
+}

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::{Machine, MachineAt, One};
 use crate::App;
+use crate::agents;
 use crate::chance;
 use crate::error::ApiError;
 use crate::queue::{self, NewCommand};
@@ -146,12 +147,12 @@ async fn end(record: &mut Record, machine: MachineId) -> Result<(), ApiError> {
     for sql in [
         "UPDATE remote_machines SET agent_token_hash = NULL, next_agent_token_hash = NULL, rotation_id = NULL
          WHERE machine_id = $1",
-        "DELETE FROM agent_connections WHERE machine_id = $1",
         "UPDATE agent_sessions SET token_generation = token_generation + 1
          WHERE remote_machine_id = $1 AND status IN ('starting', 'active', 'paused')",
     ] {
         sqlx::query(sql).bind(&id).execute(record.sql()).await?;
     }
+    agents::cut(record, machine).await?;
     record.wake(Topic::Auth);
     record.ring(Wakeup::Machine(machine));
     Ok(())

@@ -44,11 +44,11 @@ async fn note(
 ) -> Result<SessionRow, ApiError> {
     let resume_id = resume_id.filter(|id| !id.is_empty() && id.len() <= MAX_RESUME_ID_BYTES && !id.contains('\0'));
     let resume_id = resume_id.map(str::to_owned).or_else(|| row.resume_id.clone());
-    if busy == row.busy && resume_id == row.resume_id {
+    if busy == row.busy && resume_id == row.resume_id && row.unsure_since.is_none() {
         return Ok(row.clone());
     }
     let noted = sqlx::query(
-        "UPDATE agent_sessions SET busy = $1, resume_id = $2, updated_at = $3 WHERE session_id = $4 RETURNING *",
+        "UPDATE agent_sessions SET busy = $1, resume_id = $2, updated_at = $3, unsure_since = NULL WHERE session_id = $4 RETURNING *",
     )
     .bind(i64::from(busy))
     .bind(&resume_id)

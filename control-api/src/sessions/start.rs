@@ -26,7 +26,7 @@ pub(super) const ABORT_LIFE: Duration = Duration::from_secs(60);
 pub(crate) async fn start(record: &mut Record, row: &SessionRow, by: Option<UserId>) -> Result<SessionRow, ApiError> {
     let started = sqlx::query(
         "UPDATE agent_sessions SET status = 'starting', run = run + 1, busy = 0, error = NULL, problem = NULL,
-                paused_at = NULL, ended_at = NULL, forgotten_at = NULL, archived = 0, updated_at = $1
+                paused_at = NULL, ended_at = NULL, forgotten_at = NULL, unsure_since = NULL, archived = 0, updated_at = $1
          WHERE session_id = $2 RETURNING *",
     )
     .bind(record.app().now())

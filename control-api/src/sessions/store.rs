@@ -54,6 +54,8 @@ pub(crate) struct SessionRow {
     pub updated_at: i64,
     pub paused_at: Option<i64>,
     pub ended_at: Option<i64>,
+    /// Since when its agent is connected and has not said that it has it.
+    pub unsure_since: Option<i64>,
 }
 
 impl SessionRow {
@@ -88,6 +90,7 @@ impl SessionRow {
             updated_at: row.try_get("updated_at")?,
             paused_at: row.try_get("paused_at")?,
             ended_at: row.try_get("ended_at")?,
+            unsure_since: row.try_get("unsure_since")?,
         })
     }
 

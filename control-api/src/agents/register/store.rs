@@ -7,6 +7,7 @@ use ace_policies::{MachineId, Secret, secret};
 use sqlx::Row;
 
 use super::{Grant, Wish, of_another_tenant};
+use crate::agents::connections;
 use crate::error::ApiError;
 use crate::machines::{self, Machine};
 use crate::write::Write;
@@ -47,10 +48,7 @@ pub(super) async fn machine(
         .await?;
     // Two tokens of two tenants may come with one new id at the same moment: the second finds the first's machine.
     stored.ok_or_else(of_another_tenant)?.try_get::<String, _>(0)?;
-    sqlx::query("DELETE FROM agent_connections WHERE machine_id = $1")
-        .bind(machine.to_string())
-        .execute(write.sql())
-        .await?;
+    connections::cut(write.record(), machine).await?;
     let after = machines::find(write.sql(), machine, now).await?;
     Ok(Stored {
         before,
