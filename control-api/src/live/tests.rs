@@ -110,7 +110,7 @@ async fn open(world: &World, cookie: &str) -> BodyDataStream {
 }
 
 async fn next(stream: &mut BodyDataStream) -> Option<String> {
-    let next = tokio::time::timeout(Duration::from_secs(10), stream.next());
+    let next = tokio::time::timeout(Duration::from_secs(60), stream.next());
     let bytes = next.await.expect("something comes")?.unwrap();
     Some(String::from_utf8(bytes.to_vec()).unwrap())
 }
@@ -130,16 +130,23 @@ async fn what_happens_comes_at_once_and_an_end_of_the_program_ends_the_stream() 
     for world in worlds().await {
         let mut stream = open(&world, &log_in(&world).await).await;
         assert!(next(&mut stream).await.unwrap().starts_with("event: ready"));
-        let start = tokio::time::Instant::now();
-        let waiting = tokio::spawn(async move {
-            let event = next(&mut stream).await;
-            (event, stream)
-        });
-        tokio::task::yield_now().await;
-        happens(&world.app, "machine.online", None, None, None, json!({})).await;
-        let (event, mut stream) = waiting.await.unwrap();
-        assert!(event.unwrap().contains("machine.online"));
-        assert!(start.elapsed() < Duration::from_millis(1900), "not at the next poll");
+        let mut times = Vec::new();
+        for _ in 0..5 {
+            let start = tokio::time::Instant::now();
+            let waiting = tokio::spawn(async move {
+                let event = next(&mut stream).await;
+                (event, stream)
+            });
+            tokio::task::yield_now().await;
+            happens(&world.app, "machine.online", None, None, None, json!({})).await;
+            let (event, same) = waiting.await.unwrap();
+            assert!(event.unwrap().contains("machine.online"));
+            times.push(start.elapsed());
+            stream = same;
+        }
+        times.sort();
+        // A poll would take two seconds each time. One try may be slow where much else is to do.
+        assert!(times[2] < Duration::from_millis(1500), "{times:?}");
         world.app.closing().cancel();
         assert_eq!(next(&mut stream).await, None);
     }

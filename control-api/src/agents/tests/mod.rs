@@ -32,8 +32,8 @@ use crate::{App, Listener, chance, serve};
 /// Long enough for a machine that is busy.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-/// Milliseconds where there is nothing else to do; on a machine that is busy far from a poll's seconds still.
-pub(crate) const AT_ONCE: Duration = Duration::from_millis(500);
+/// Milliseconds where there is nothing else to do; on a machine that is busy still less than the two seconds of a poll.
+pub(crate) const AT_ONCE: Duration = Duration::from_millis(1_500);
 
 /// A machine and its agent's token.
 pub(crate) struct Machine {
