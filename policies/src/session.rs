@@ -133,11 +133,11 @@ names! {
 
 /// The state after an agent's report on the session's current run; reports on earlier runs are to be left out by the caller.
 ///
-/// People's word counts more: what they have paused or stopped does not become active because an agent was slow to hear of it.
+/// People's word counts more: what they have paused or stopped does not become active because an agent was slow to hear of it. And
+/// only people pause: an agent that holds a session which is to run has not heard of their resume yet, and will.
 pub const fn after_report(state: State, report: Report) -> State {
     match (state, report) {
         (State::Starting, Report::Running) => State::Active,
-        (State::Starting | State::Active, Report::Paused) => State::Paused,
         (State::Starting | State::Active | State::Paused, Report::Stopped) => State::Stopped,
         (State::Starting | State::Active | State::Paused, Report::Completed) => State::Completed,
         (State::Starting | State::Active | State::Paused, Report::Error) => State::Error,
@@ -211,6 +211,13 @@ mod tests {
         assert_eq!(after_report(State::Starting, Report::Running), State::Active);
         assert_eq!(after_report(State::Paused, Report::Running), State::Paused);
         assert_eq!(after_report(State::Paused, Report::Error), State::Error);
+    }
+
+    #[test]
+    fn only_people_pause() {
+        for state in State::ALL {
+            assert_eq!(after_report(*state, Report::Paused), *state);
+        }
     }
 
     #[test]

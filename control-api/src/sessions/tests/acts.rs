@@ -150,6 +150,28 @@ async fn a_session_runs_pauses_and_ends() {
 }
 
 #[tokio::test]
+async fn what_goes_on_while_its_machine_is_away_goes_on() {
+    for world in worlds().await {
+        let machine = world.host(7).await;
+        let alice = world.assigned("alice", machine, "user").await;
+        let id = alice.starts(machine).await;
+        world.reports(id, 1, Report::Running, None).await;
+        alice.act(id, "/pause").await.ok();
+        world.reports(id, 1, Report::Paused, None).await;
+        assert_eq!(alice.sees(id).await["status"], "paused");
+        world.disconnect(machine).await;
+        assert_eq!(alice.act(id, "/resume").await.ok().json["status"], "active");
+        world.connect(machine).await;
+        // It says first how it left the session, and hears only then that it goes on.
+        world.reports(id, 1, Report::Paused, None).await;
+        assert_eq!(alice.sees(id).await["status"], "active");
+        alice.says(id, "hi").await.ok();
+        world.reports(id, 1, Report::Running, None).await;
+        assert_eq!(alice.sees(id).await["status"], "active");
+    }
+}
+
+#[tokio::test]
 async fn trap_41_and_43_resume_starts_the_same_conversation_again() {
     for world in worlds().await {
         let machine = world.host(7).await;
