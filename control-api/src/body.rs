@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -53,12 +53,15 @@ impl<T: DeserializeOwned> Body<T> {
 }
 
 /// A query string. Unknown parameters are refused by the types, as unknown fields of bodies are.
+///
+/// Errors: 400 naming the parameter.
 pub(crate) struct Params<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        refuse_nul_in_query(&parts.uri)?;
         let query = Query::from_request_parts(parts, state).await;
         query
             .map(|Query(query)| Self(query))
@@ -119,6 +122,8 @@ fn unreadable(error: BytesRejection) -> ApiError {
     ApiError::bad("unreadable_body", "the body could not be read to its end")
 }
 
+const NO_NUL: &str = "must not contain the character U+0000";
+
 /// PostgreSQL cannot store it, and in a name or path it is always an attempt at something.
 fn refuse_nul(body: &[u8]) -> Result<(), ApiError> {
     // What is no JSON at all is refused afterwards, with a better message.
@@ -126,7 +131,23 @@ fn refuse_nul(body: &[u8]) -> Result<(), ApiError> {
         return Ok(());
     };
     match nul_in(&value, "body") {
-        Some(field) => Err(ApiError::field(&field, "must not contain the character U+0000")),
+        Some(field) => Err(ApiError::field(&field, NO_NUL)),
+        None => Ok(()),
+    }
+}
+
+/// The same for a query string.
+fn refuse_nul_in_query(uri: &Uri) -> Result<(), ApiError> {
+    // What cannot be decoded is refused afterwards, with a better message.
+    let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(uri) else {
+        return Ok(());
+    };
+    match pairs
+        .iter()
+        .find(|(name, value)| name.contains('\0') || value.contains('\0'))
+    {
+        Some((name, _)) if name.contains('\0') => Err(ApiError::field("query", NO_NUL)),
+        Some((name, _)) => Err(ApiError::field(name, NO_NUL)),
         None => Ok(()),
     }
 }

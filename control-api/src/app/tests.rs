@@ -1,5 +1,7 @@
 use std::collections::BTreeSet;
 
+use serde_json::Value;
+
 use super::routes;
 use crate::testing::worlds;
 
@@ -43,4 +45,48 @@ async fn the_api_describes_itself() {
             assert!(operation["summary"].is_string(), "{method} {path} has no summary");
         }
     }
+}
+
+#[tokio::test]
+async fn no_parameter_of_a_query_takes_a_nul() {
+    for world in worlds().await {
+        let admin = world.admin().await;
+        let document = routes().to_openapi().to_json().unwrap();
+        let document: Value = serde_json::from_str(&document).unwrap();
+        let mut tried = 0;
+        for (path, name) in query_parameters(&document) {
+            let answer = admin
+                .get(&format!("{path}?{name}=a%00b"))
+                .await
+                .refused(400, "invalid_field");
+            let said = answer.json["error"].as_str().unwrap();
+            assert!(said.starts_with(&format!("{name}: ")), "{path}: {said}");
+            tried += 1;
+        }
+        assert!(tried > 50, "{tried}");
+        let answer = admin.get("/api/users?a%00b=1").await.refused(400, "invalid_field");
+        assert_eq!(answer.json["error"], "query: must not contain the character U+0000");
+    }
+}
+
+/// The parameters of all GETs, each with a path that leads to where they are read.
+fn query_parameters(document: &Value) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let parameters = item["get"]["parameters"].as_array().map_or(&[][..], Vec::as_slice);
+        for parameter in parameters.iter().filter(|parameter| parameter["in"] == "query") {
+            let id = if path.starts_with("/api/remote/") {
+                "00000000-0000-0000-0000-000000000001"
+            } else {
+                "1"
+            };
+            let parts: Vec<&str> = path.split('/').collect();
+            let parts = parts
+                .into_iter()
+                .map(|part| if part.starts_with('{') { id } else { part });
+            let name = parameter["name"].as_str().unwrap().to_owned();
+            found.push((parts.collect::<Vec<_>>().join("/"), name));
+        }
+    }
+    found
 }
