@@ -1,6 +1,5 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -76,14 +75,17 @@ async fn a_request_under_way_ends_before_the_program_does() {
         r#"{{"username":"admin","password":"{}"}}"#,
         crate::testing::ADMIN_PASSWORD
     );
-    let head = "POST /api/auth/login HTTP/1.1\r\nhost: ace.test\r\ncontent-type: application/json\r\n";
+    let head =
+        "POST /api/auth/login HTTP/1.1\r\nhost: ace.test\r\ncontent-type: application/json\r\nexpect: 100-continue\r\n";
     let mut stream = UnixStream::connect(&path).await.unwrap();
     stream
         .write_all(format!("{head}content-length: {}\r\n\r\n", body.len()).as_bytes())
         .await
         .unwrap();
-    // The head has arrived when the program is told to end; the body comes afterwards.
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // Who waits for the body has read the head. The program is told to end before the body comes.
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
     shutdown.cancel();
     stream.write_all(body.as_bytes()).await.unwrap();
     let mut answer = String::new();

@@ -6,7 +6,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::*;
 use crate::testing::{config, master, worlds};
-use crate::{Clock, agents};
+use crate::wakeups::Wakeup;
 
 const COMMANDS: usize = 100;
 const LINES: i64 = 10_000;
@@ -169,10 +169,12 @@ async fn a_command_reaches_an_agent_at_another_node_at_once() {
         }
         let mine = machine(&world, "mine").await;
         let live = session(&world, &mine, State::Active).await;
-        let node = Node::start(&world.another_node().await).await;
+        let other = world.another_node().await;
+        let mut bell = other.wakeups().listen(Wakeup::Machine(mine.id));
+        let node = Node::start(&other).await;
+        // It rings everybody as it begins to listen to the database.
+        timeout(SOON, bell.rung()).await.unwrap();
         let (mut agent, _) = node.connect(&mine).await;
-        // The other node begins to listen.
-        tokio::time::sleep(Duration::from_millis(500)).await;
         let mut times = Vec::new();
         for _ in 0..50 {
             let begin = Instant::now();
@@ -190,60 +192,6 @@ async fn a_command_reaches_an_agent_at_another_node_at_once() {
         let (mut here, _) = Node::start(&world.app).await.connect(&mine).await;
         assert_eq!(agent.closed().await.0[0]["code"], "replaced", "the other node is told");
         here.hears_nothing().await;
-        node.stop().await;
-    }
-}
-
-/// How much there is to be had. Run by hand: `cargo test -p ace-control-api how_much -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement"]
-async fn how_much_output_and_how_many_agents() {
-    for mut world in worlds().await {
-        world.clock = Clock::System;
-        let engine = world.database.engine();
-        let mine = machine(&world, "mine").await;
-        let live = session(&world, &mine, State::Active).await;
-        let node = Node::start(&world.app).await;
-        let (mut agent, _) = node.connect(&mine).await;
-        let begin = Instant::now();
-        for first in (1..=50_000).step_by(200) {
-            let lines: Vec<Value> = (first..first + 200).map(line).collect();
-            agent
-                .say(json!({ "type": "output", "session_id": live, "lines": lines }))
-                .await;
-        }
-        while agent.hear().await["last_seq"] != 50_000 {}
-        println!("{engine:?}: {:.0} lines/s", 50_000.0 / begin.elapsed().as_secs_f64());
-        let begin = Instant::now();
-        let mut agents = Vec::new();
-        for number in 0..1_000 {
-            let machine = machine(&world, &format!("m{number}")).await;
-            let (agent, _) = node.connect(&machine).await;
-            agents.push((machine, agent));
-        }
-        println!("{engine:?}: 1000 agents connected in {:?}", begin.elapsed());
-        let begin = Instant::now();
-        agents::round::go(&world.app).await.unwrap();
-        println!("{engine:?}: a round with 1001 agents takes {:?}", begin.elapsed());
-        let mut times = Vec::new();
-        for (machine, agent) in agents.iter_mut().step_by(10) {
-            let begin = Instant::now();
-            push(
-                &world.app,
-                machine,
-                None,
-                &Command::BrowseDirectory { path: "/".to_owned() },
-            )
-            .await;
-            agent.hear().await;
-            times.push(begin.elapsed());
-        }
-        times.sort();
-        println!(
-            "{engine:?}: push to frame among 1000, median {:?}, worst {:?}",
-            times[50], times[99]
-        );
-        drop(agents);
         node.stop().await;
     }
 }
