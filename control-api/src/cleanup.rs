@@ -19,8 +19,12 @@ const LEASE: Duration = Duration::from_secs(1200);
 /// Rows of one transaction: others wait meanwhile.
 const BATCH: i64 = 1000;
 
-/// How long ended logins and used-up registration tokens are kept, for those who look into what happened.
+/// How long ended logins and used-up registration tokens are kept, for those who look into what happened, and reports of usage, so that one
+/// that comes twice is known.
 const KEPT_MS: i64 = 7 * 86_400_000;
+
+/// How long commands are kept that are over and no session's: those of sessions go with what was said there.
+const KEPT_COMMANDS_MS: i64 = 86_400_000;
 
 /// Cleans up until the program ends.
 pub(crate) async fn run(app: App) {
@@ -50,7 +54,7 @@ pub(crate) async fn round(app: &App) -> Result<u64, ApiError> {
     }
     let notify = &app.config().notify;
     let (events, notifications) = (before(app, notify.keep_events), before(app, notify.keep_notifications));
-    let ended = app.now() - KEPT_MS;
+    let (ended, finished) = (app.now() - KEPT_MS, app.now() - KEPT_COMMANDS_MS);
     let mut rows = 0;
     for (sql, limit) in [
         (REGISTRATION_TOKENS, ended),
@@ -60,6 +64,8 @@ pub(crate) async fn round(app: &App) -> Result<u64, ApiError> {
         (DELIVERIES, events),
         (NOTIFICATIONS, notifications),
         (NODES, ended),
+        (COMMANDS, finished),
+        (USAGE_REPORTS, ended),
     ] {
         rows += remove(app, sql, limit).await?;
     }
@@ -91,6 +97,12 @@ const NOTIFICATIONS: &str = "DELETE FROM notifications WHERE id IN
 
 const NODES: &str = "DELETE FROM control_nodes WHERE node_id IN
     (SELECT node_id FROM control_nodes WHERE seen_at < $1 LIMIT $2)";
+
+const COMMANDS: &str = "DELETE FROM agent_commands WHERE id IN
+    (SELECT id FROM agent_commands WHERE session_id IS NULL AND finished_at < $1 LIMIT $2)";
+
+const USAGE_REPORTS: &str = "DELETE FROM usage_reports WHERE (machine_id, report_id) IN
+    (SELECT machine_id, report_id FROM usage_reports WHERE at < $1 LIMIT $2)";
 
 async fn remove(app: &App, sql: &'static str, limit: i64) -> Result<u64, ApiError> {
     let mut rows = 0;
@@ -124,6 +136,7 @@ mod tests {
             "SELECT COUNT(*) FROM events",
             "SELECT COUNT(*) FROM notifications",
             "SELECT COUNT(*) FROM control_nodes",
+            "SELECT COUNT(*) FROM usage_reports",
         ] {
             counts.push(world.number(sql).await);
         }
@@ -141,17 +154,52 @@ mod tests {
                 "INSERT INTO events (at, kind, tenant_id, data, told_at) VALUES ($1, 'x', 1, '{}', 1)",
                 "INSERT INTO notifications (user_id, kind, title, body, target, cause, created_at)
                  VALUES (1, 'x', '', '', '', 'x', $1)",
+                "INSERT INTO usage_reports (machine_id, report_id, report, at) VALUES ('m', 'r', '{}', $1)",
             ] {
                 run_sql(&world, sql).await;
             }
             background::say(&world.app, world.app.now()).await.unwrap();
             assert_eq!(round(&world.app).await.unwrap(), 0);
-            assert_eq!(rows(&world).await, [1, 1, 1, 1, 1, 1]);
+            assert_eq!(rows(&world).await, [1, 1, 1, 1, 1, 1, 1]);
             world.clock.advance(Duration::from_secs(8 * 86_400));
-            assert_eq!(round(&world.app).await.unwrap(), 5);
-            assert_eq!(rows(&world).await, [0, 0, 0, 0, 1, 0]);
+            assert_eq!(round(&world.app).await.unwrap(), 6);
+            assert_eq!(rows(&world).await, [0, 0, 0, 0, 1, 0, 0]);
             world.clock.advance(Duration::from_secs(83 * 86_400));
             assert_eq!(round(&world.app).await.unwrap(), 1);
+        }
+    }
+    async fn command(world: &World, name: &str, state: &str, finished_at: Option<i64>) {
+        sqlx::query(
+            "INSERT INTO agent_commands (command_id, machine_id, type, payload, state, expires_at, created_at, finished_at)
+             VALUES ($1, 'm', 'browse_directory', '', $2, $3, 0, $4)",
+        )
+        .bind(name)
+        .bind(state)
+        .bind(i64::MAX)
+        .bind(finished_at)
+        .execute(&world.database.db.write)
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test]
+    async fn commands_that_are_over_and_no_sessions_go_after_a_day() {
+        for world in worlds().await {
+            let now = world.app.now();
+            for (name, state, finished_at) in [
+                ("waits", "queued", None),
+                ("arrived", "acked", None),
+                ("done", "done", Some(now)),
+                ("gone", "expired", Some(now)),
+            ] {
+                command(&world, name, state, finished_at).await;
+            }
+            world.clock.advance(Duration::from_secs(86_400));
+            assert_eq!(round(&world.app).await.unwrap(), 0);
+            world.clock.advance(Duration::from_secs(1));
+            assert_eq!(round(&world.app).await.unwrap(), 2);
+            let left = "SELECT COUNT(*) FROM agent_commands WHERE state IN ('queued', 'acked')";
+            assert_eq!(world.number(left).await, 2);
         }
     }
 }

@@ -191,7 +191,7 @@ impl Machine {
             idempotency_key: None,
             by: Some(by),
         };
-        let id = queue::push(&mut record, new).await?.command_id;
+        let id = queue::push(&mut record, new).await?;
         // Before it is saved: the answer cannot be faster.
         let bell = app.wakeups().listen(Wakeup::Command(id));
         record.commit().await?;
@@ -256,10 +256,11 @@ fn refusal(failure: Failure) -> ApiError {
 async fn forget(app: &App, id: Uuid) -> Result<(), ApiError> {
     let mut record = app.record().await?;
     sqlx::query(
-        "UPDATE agent_commands SET result = NULL, leased_until = NULL,
+        "UPDATE agent_commands SET payload = '', result = NULL, leased_until = NULL, finished_at = COALESCE(finished_at, $1),
                 state = CASE WHEN state IN ('queued', 'delivered', 'acked') THEN 'expired' ELSE state END
-         WHERE command_id = $1",
+         WHERE command_id = $2",
     )
+    .bind(app.now())
     .bind(id.to_string())
     .execute(record.sql())
     .await?;

@@ -95,6 +95,12 @@ impl Wakeups {
         self.bells().values().for_each(|bell| bell.send_replace(()));
     }
 
+    /// Whether somebody listens.
+    #[cfg(test)]
+    pub fn is_heard(&self, wakeup: Wakeup) -> bool {
+        self.bells().contains_key(&wakeup)
+    }
+
     fn bells(&self) -> MutexGuard<'_, HashMap<Wakeup, watch::Sender<()>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

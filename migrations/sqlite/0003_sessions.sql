@@ -101,9 +101,12 @@ CREATE TABLE session_output (
     PRIMARY KEY (session_id, seq)
 ) STRICT, WITHOUT ROWID;
 
--- Sessions that were deleted while their output was too much to go in one transaction.
+-- What is to go of the output and messages of sessions that were forgotten or deleted: all up to these. It may be too much for one
+-- transaction; until it is gone nobody is shown it.
 CREATE TABLE session_leftovers (
-    session_id TEXT PRIMARY KEY
+    session_id    TEXT PRIMARY KEY,
+    up_to_seq     INTEGER NOT NULL,
+    up_to_message INTEGER NOT NULL
 ) STRICT;
 
 -- What people and CLIs said to each other, as messages.
@@ -126,7 +129,8 @@ CREATE TABLE session_messages (
 
 CREATE INDEX session_messages_by_session ON session_messages (session_id, id);
 
--- What an agent is to do, in the order of `id`. Payloads hold no secrets: tokens are made when a command is handed over.
+-- What an agent is to do, in the order of `id`. Payloads hold no secrets: tokens are made when a command is handed over. They are emptied as soon
+-- as a command is not handed over any more.
 CREATE TABLE agent_commands (
     id              INTEGER PRIMARY KEY AUTOINCREMENT,
     command_id      TEXT NOT NULL UNIQUE,
@@ -153,6 +157,7 @@ CREATE TABLE agent_commands (
 CREATE INDEX agent_commands_waiting ON agent_commands (machine_id, id) WHERE state IN ('queued', 'delivered');
 CREATE INDEX agent_commands_by_session ON agent_commands (session_id, id);
 CREATE INDEX agent_commands_with_result ON agent_commands (finished_at) WHERE result IS NOT NULL;
+CREATE INDEX agent_commands_finished ON agent_commands (finished_at) WHERE session_id IS NULL;
 CREATE INDEX agent_commands_by_expiry ON agent_commands (expires_at) WHERE state IN ('queued', 'delivered', 'acked');
 
 -- Tools that a CLI asks to be allowed to use. They wait as long as people need.
@@ -203,6 +208,8 @@ CREATE TABLE usage_reports (
     at         INTEGER NOT NULL,
     PRIMARY KEY (machine_id, report_id)
 ) STRICT;
+
+CREATE INDEX usage_reports_by_time ON usage_reports (at);
 
 CREATE TABLE notifications (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,

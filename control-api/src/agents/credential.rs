@@ -132,9 +132,7 @@ async fn find(app: &App, hash: &str) -> Result<Option<AnyRow>, sqlx::Error> {
 
 async fn refusal(app: &App, hash: &str) -> Result<ApiError, ApiError> {
     if is_unregistered(app, hash).await? {
-        let message = "this machine was unregistered; end its sessions and forget this server";
-        let refusal = ApiError::new(StatusCode::UNAUTHORIZED, "machine_unregistered", message);
-        return Ok(refusal.hint("an admin can make a new registration token"));
+        return Ok(unregistered());
     }
     Ok(invalid())
 }
@@ -142,6 +140,13 @@ async fn refusal(app: &App, hash: &str) -> Result<ApiError, ApiError> {
 async fn is_unregistered(app: &App, hash: &str) -> Result<bool, ApiError> {
     let row = sqlx::query("SELECT machine_id FROM unregistered_agents WHERE token_hash = $1").bind(hash);
     Ok(row.fetch_optional(&app.db().read).await?.is_some())
+}
+
+/// What the agent of a machine that was taken off the list is told, whenever it comes.
+pub(super) fn unregistered() -> ApiError {
+    let message = "this machine was unregistered; end its sessions and forget this server";
+    ApiError::new(StatusCode::UNAUTHORIZED, "machine_unregistered", message)
+        .hint("an admin can make a new registration token")
 }
 
 /// One answer for a token that is missing, unknown or revoked.

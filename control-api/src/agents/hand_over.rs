@@ -27,14 +27,16 @@ pub(super) enum Dialect {
 /// A command as it is handed over.
 #[derive(Clone, Debug)]
 pub(super) struct Handed {
+    /// Its row, for [`settled`].
+    pub id: i64,
     pub command_id: Uuid,
     /// UTC milliseconds.
     pub expires_at: i64,
     pub command: Command,
 }
 
-/// Takes what a machine's agent is to do next; with `holder` only while that is the machine's connection. Empty when there is
-/// nothing, or when nothing of it is wanted any more: ask again until [`more`] says that that was all.
+/// Takes what a machine's agent is to do next, as much as goes at once; with `holder` only while that is the machine's connection.
+/// Returns as well whether there is more: of what there is, nothing may be wanted any more.
 pub(super) async fn hand_over(
     app: &App,
     agent: &Agent,
@@ -42,17 +44,13 @@ pub(super) async fn hand_over(
     dialect: Dialect,
 ) -> Result<(Vec<Handed>, bool), ApiError> {
     let mut record = app.record().await?;
-    let all = queue::deliver(&mut record, agent.machine, holder).await?;
-    let more = all.len() == queue::MAX_AT_ONCE;
+    let (all, more) = queue::deliver(&mut record, agent.machine, holder).await?;
     let mut due = Vec::with_capacity(all.len());
     for command in all {
         let session = session_to_start(&mut record, agent, &command).await?;
         if session.is_none() && matches!(command.command, Command::StartSession(_)) {
             queue::drop_overtaken(&mut record, &command).await?;
             continue;
-        }
-        if dialect == Dialect::Python {
-            queue::settle_on_delivery(&mut record, &command).await?;
         }
         due.push((command, session));
     }
@@ -62,6 +60,15 @@ pub(super) async fn hand_over(
         handed.extend(with_secrets(app, agent, dialect, due, session).await?);
     }
     Ok((handed, more))
+}
+
+/// Notes what an agent that does not acknowledge everything is taken to have done with what it is handed: last of all before it is.
+pub(super) async fn settled(app: &App, handed: &[Handed]) -> Result<(), ApiError> {
+    let mut record = app.record().await?;
+    for handed in handed {
+        queue::settle_on_delivery(&mut record, handed.id, handed.command.kind()).await?;
+    }
+    record.commit().await
 }
 
 /// The session that a command starts, where it is to be started still, in that run.
@@ -103,6 +110,7 @@ async fn with_secrets(
         (command, _) => Some(command),
     };
     Ok(command.map(|command| Handed {
+        id: due.id,
         command_id: due.command_id,
         expires_at: due.expires_at,
         command,
@@ -121,11 +129,12 @@ async fn start_with_token(
         Dialect::Own => app.config().token_ttl,
         Dialect::Python if agent.allow_long_tokens => app.config().long_token_ttl,
         Dialect::Python => {
-            refuse_long_token(app, agent, due).await?;
+            refuse_start(app, agent, due, FailureCode::Unsupported, NO_LONG_TOKENS).await?;
             return Ok(None);
         }
     };
     let Some(token) = token(app, agent, session, ttl).await? else {
+        refuse_tokenless(app, agent, due, session).await?;
         return Ok(None);
     };
     Ok(Some(Command::StartSession(Start {
@@ -136,17 +145,33 @@ async fn start_with_token(
     })))
 }
 
-async fn refuse_long_token(app: &App, agent: &Agent, due: &Due) -> Result<(), ApiError> {
-    let message = "this machine's agent cannot renew proxy tokens, and tokens that last as long as their session are not allowed \
-                   on this machine; an admin can allow them, or install the current agent";
-    let failure = Failure {
-        code: FailureCode::Unsupported,
-        message: message.to_owned(),
-    };
-    reports::done(app, agent, due.command_id, Err(&failure)).await
+const NO_LONG_TOKENS: &str = "this machine's agent cannot renew proxy tokens, and tokens that last as long as their session are not allowed on this \
+     machine; an admin can allow them, or install the current agent";
+
+/// A start that can get no token: the session has ended just now, or its owner may not use anything any more.
+async fn refuse_tokenless(app: &App, agent: &Agent, due: &Due, session: &SessionRow) -> Result<(), ApiError> {
+    let mut record = app.record().await?;
+    if current(&mut record, agent, session.id, session.run).await?.is_none() {
+        queue::drop_overtaken(&mut record, due).await?;
+        return record.commit().await;
+    }
+    drop(record);
+    let message = "there is no proxy token for the session: its owner is disabled";
+    refuse_start(app, agent, due, FailureCode::Forbidden, message).await
 }
 
-/// A token for a session. `None` where the session has ended just now.
+async fn refuse_start(
+    app: &App,
+    agent: &Agent,
+    due: &Due,
+    code: FailureCode,
+    message: &'static str,
+) -> Result<(), ApiError> {
+    let message = message.to_owned();
+    reports::done(app, agent, due.command_id, Err(&Failure { code, message })).await
+}
+
+/// A token for a session. `None` where the session has ended just now, or its owner is disabled.
 async fn token(app: &App, agent: &Agent, session: &SessionRow, ttl: Duration) -> Result<Option<IssuedToken>, ApiError> {
     let wish = TokenWish {
         user: session.user,

@@ -5,8 +5,8 @@ use ace_policies::wire::{Connect, FromAgent, PROTOCOL, ToAgent};
 use sqlx::Row;
 
 use super::connections::{self, Connection};
-use super::credential::{Verdict, verdict};
-use super::hand_over::{Dialect, fresh_token, hand_over};
+use super::credential::{Verdict, unregistered, verdict};
+use super::hand_over::{Dialect, Handed, fresh_token, hand_over};
 use super::{Agent, lost, reports};
 use crate::App;
 use crate::error::ApiError;
@@ -138,23 +138,16 @@ impl Link {
         }])
     }
 
-    /// What the agent is to do next, all of it.
-    pub async fn due(&self) -> Result<Vec<ToAgent>, ApiError> {
-        if !queue::is_anything_due(&self.app, self.agent.machine).await? {
-            return Ok(Vec::new());
-        }
-        let mut due = Vec::new();
-        loop {
+    /// What the agent is to do next, as much as goes at once, and whether there is more: to be asked for when this is sent. The leases of
+    /// what waits to be sent run.
+    pub async fn due(&self) -> Result<(Vec<ToAgent>, bool), ApiError> {
+        while queue::is_anything_due(&self.app, self.agent.machine).await? {
             let (handed, more) = hand_over(&self.app, &self.agent, Some(self.connection.id), Dialect::Own).await?;
-            due.extend(handed.into_iter().map(|handed| ToAgent::Command {
-                command_id: handed.command_id,
-                expires_at_ms: handed.expires_at,
-                command: handed.command,
-            }));
-            if !more {
-                return Ok(due);
+            if !handed.is_empty() || !more {
+                return Ok((handed.into_iter().map(told).collect(), more));
             }
         }
+        Ok((Vec::new(), false))
     }
 
     /// Whether this connection is the machine's still, and its token good.
@@ -174,6 +167,14 @@ impl Link {
             Some(_) => Ok(Standing::Replaced),
             None => Ok(Standing::Lapsed),
         }
+    }
+}
+
+fn told(handed: Handed) -> ToAgent {
+    ToAgent::Command {
+        command_id: handed.command_id,
+        expires_at_ms: handed.expires_at,
+        command: handed.command,
     }
 }
 
@@ -210,20 +211,13 @@ pub(super) fn said(error: &ApiError, fatal: bool) -> ToAgent {
 impl Standing {
     /// Why it does not go on.
     pub fn farewell(self) -> Option<ToAgent> {
-        let (code, message) = match self {
+        let farewell = match self {
             Self::Good => return None,
-            Self::Replaced => ("replaced", "another connection of this machine has taken over"),
-            Self::Lapsed => ("not_connected", "this connection is not known here; connect anew"),
-            Self::Revoked => ("invalid_agent_token", "the agent token was revoked or replaced"),
-            Self::Unregistered => (
-                "machine_unregistered",
-                "this machine was unregistered; end its sessions and forget this server",
-            ),
+            Self::Replaced => ApiError::conflict("replaced", "another connection of this machine has taken over"),
+            Self::Lapsed => ApiError::conflict("not_connected", "this connection is not known here; connect anew"),
+            Self::Revoked => ApiError::forbidden("invalid_agent_token", "the agent token was revoked or replaced"),
+            Self::Unregistered => unregistered(),
         };
-        Some(ToAgent::Error {
-            code: code.to_owned(),
-            message: message.to_owned(),
-            fatal: true,
-        })
+        Some(said(&farewell, true))
     }
 }

@@ -125,7 +125,8 @@ async fn wait_for(link: &Link, wait: Duration) -> Result<Vec<ToAgent>, ApiError>
         if let Some(farewell) = standing.farewell() {
             return Ok(vec![farewell]);
         }
-        let due = link.due().await?;
+        // The rest is for the next exchange.
+        let (due, _more) = link.due().await?;
         if !due.is_empty() || Instant::now() >= end {
             return Ok(due);
         }

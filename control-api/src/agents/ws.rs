@@ -1,5 +1,6 @@
 //! GET /api/remote/agent/ws: the WebSocket of an agent.
 
+use std::future::ready;
 use std::time::Duration;
 
 use ace_policies::wire::{FromAgent, MAX_MESSAGE_BYTES, ToAgent};
@@ -76,7 +77,12 @@ async fn serve(app: App, agent: Agent, mut socket: WebSocket) {
         Ok(None) => return,
         Err(error) => return part(&mut socket, &error).await,
     };
-    let mut talk = Talk { link, socket, bell };
+    let mut talk = Talk {
+        link,
+        socket,
+        bell,
+        more: false,
+    };
     let end = talk.run(welcome).await;
     talk.close(end).await;
 }
@@ -176,6 +182,8 @@ struct Talk {
     link: Link,
     socket: WebSocket,
     bell: Listening,
+    /// Whether more is due than was handed over at once.
+    more: bool,
 }
 
 impl Talk {
@@ -200,6 +208,8 @@ impl Talk {
                     self.hear(message).await?;
                 }
                 () = self.bell.rung() => self.look().await?,
+                // Between two batches the agent is heard: it acknowledges the one before.
+                () = ready(()), if self.more => self.hand_over().await?,
                 _ = pings.tick() => {
                     if heard.elapsed() >= SILENCE {
                         return Ok(Over::Broken);
@@ -241,9 +251,11 @@ impl Talk {
     }
 
     async fn hand_over(&mut self) -> Result<(), Over> {
-        for command in self.link.due().await? {
-            send(&mut self.socket, &command).await?;
+        let (batch, more) = self.link.due().await?;
+        for command in &batch {
+            send(&mut self.socket, command).await?;
         }
+        self.more = more;
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use super::MachineAt;
 use super::halt::{self, Tell};
 use crate::App;
 use crate::error::ApiError;
+use crate::queue;
 use crate::record::{Event, Record};
 use crate::visitor::Visitor;
 use crate::wakeups::Wakeup;
@@ -80,11 +81,10 @@ async fn forget(record: &mut Record, machine: MachineId) -> Result<(), ApiError>
         "INSERT INTO unregistered_agents (token_hash, machine_id, unregistered_at)
          SELECT next_agent_token_hash, machine_id, $1 FROM remote_machines
          WHERE machine_id = $2 AND next_agent_token_hash IS NOT NULL",
-        "UPDATE agent_commands SET state = 'expired', finished_at = $1
-         WHERE machine_id = $2 AND state IN ('queued', 'delivered', 'acked')",
     ] {
         sqlx::query(remember).bind(now).bind(&id).execute(record.sql()).await?;
     }
+    queue::drop_all(record, machine).await?;
     for forget in [
         "DELETE FROM approval_rules WHERE machine_id = $1",
         // Assignments and the connection go with it.

@@ -11,6 +11,7 @@ use ace_policies::{MachineId, Secret};
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use sqlx::Row;
 use utoipa::ToSchema;
 
 use super::{Machine, MachineAt, One};
@@ -123,7 +124,7 @@ async fn begin(write: &mut Write, machine: MachineId, by: ace_policies::UserId) 
         .bind(&rotation_id)
         .bind(machine.to_string());
     note.execute(write.sql()).await?;
-    expire_rotations(write.record(), machine).await?;
+    queue::drop_rotations(write.record(), machine).await?;
     let command = Command::RotateToken {
         rotation_id: rotation_id.clone(),
         new_token: String::new(),
@@ -143,29 +144,29 @@ async fn begin(write: &mut Write, machine: MachineId, by: ace_policies::UserId) 
 
 async fn end(record: &mut Record, machine: MachineId) -> Result<(), ApiError> {
     let id = machine.to_string();
-    expire_rotations(record, machine).await?;
     for sql in [
         "UPDATE remote_machines SET agent_token_hash = NULL, next_agent_token_hash = NULL, rotation_id = NULL
          WHERE machine_id = $1",
-        "UPDATE agent_sessions SET token_generation = token_generation + 1
-         WHERE remote_machine_id = $1 AND status IN ('starting', 'active', 'paused')",
     ] {
         sqlx::query(sql).bind(&id).execute(record.sql()).await?;
     }
     agents::cut(record, machine).await?;
+    revoke_sessions(record, &id).await?;
+    queue::drop_rotations(record, machine).await?;
     record.wake(Topic::Auth);
     record.ring(Wakeup::Machine(machine));
     Ok(())
 }
 
-async fn expire_rotations(record: &mut Record, machine: MachineId) -> Result<(), ApiError> {
-    sqlx::query(
-        "UPDATE agent_commands SET state = 'expired', finished_at = $1
-         WHERE machine_id = $2 AND type = 'rotate_token' AND state IN ('queued', 'delivered', 'acked')",
-    )
-    .bind(record.app().now())
-    .bind(machine.to_string())
-    .execute(record.sql())
-    .await?;
+/// Makes the proxy tokens of a machine's sessions worthless. One session after the other: they are locked by id everywhere.
+async fn revoke_sessions(record: &mut Record, machine: &str) -> Result<(), ApiError> {
+    let live = "SELECT session_id FROM agent_sessions
+                WHERE remote_machine_id = $1 AND status IN ('starting', 'active', 'paused') ORDER BY session_id";
+    for row in sqlx::query(live).bind(machine).fetch_all(record.sql()).await? {
+        sqlx::query("UPDATE agent_sessions SET token_generation = token_generation + 1 WHERE session_id = $1")
+            .bind(row.try_get::<String, _>(0)?)
+            .execute(record.sql())
+            .await?;
+    }
     Ok(())
 }

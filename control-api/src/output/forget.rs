@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use ace_policies::SessionId;
 use sqlx::Row;
 
 use crate::App;
 use crate::error::ApiError;
+use crate::queue;
 use crate::wakeups::Wakeup;
 
 /// How many lines or messages go in one transaction.
@@ -15,8 +17,8 @@ const STEP: i64 = 2_000;
 /// How many sessions are taken up in one call.
 const SESSIONS: i64 = 200;
 
-/// Forgets the output and messages of sessions that ended longer ago than the configuration keeps them, and what deleted sessions left.
-/// To be called now and then. Returns how many sessions it has forgotten.
+/// Forgets what was said and printed in sessions that ended longer ago than the configuration keeps it: output, messages, questions of the
+/// CLI, commands; and what deleted sessions left. To be called now and then. Returns how many sessions it has forgotten.
 pub(crate) async fn forget_old(app: &App) -> Result<u64, ApiError> {
     clear_all_leftovers(app).await?;
     let days = app.config().session_output_days;
@@ -32,8 +34,10 @@ pub(crate) async fn forget_old(app: &App) -> Result<u64, ApiError> {
     .fetch_all(&app.db().read)
     .await?;
     for row in &old {
-        forget(app, row.try_get(0)?).await?;
+        let id: String = row.try_get(0)?;
+        forget(app, id.parse().map_err(|error: uuid::Error| ApiError::internal(error))?).await?;
     }
+    clear_all_leftovers(app).await?;
     Ok(u64::try_from(old.len()).unwrap_or_default())
 }
 
@@ -49,53 +53,62 @@ pub(crate) async fn clear_leftovers(app: &App) -> bool {
 
 /// Returns how many sessions had left something.
 async fn clear_all_leftovers(app: &App) -> Result<i64, ApiError> {
-    let rows = sqlx::query("SELECT session_id FROM session_leftovers ORDER BY session_id LIMIT $1")
+    let rows = sqlx::query("SELECT * FROM session_leftovers ORDER BY session_id LIMIT $1")
         .bind(SESSIONS)
         .fetch_all(&app.db().read)
         .await?;
     for row in &rows {
-        let session: String = row.try_get(0)?;
-        clear(app, &session).await?;
-        let mut record = app.record().await?;
-        sqlx::query("DELETE FROM session_leftovers WHERE session_id = $1")
-            .bind(&session)
-            .execute(record.sql())
-            .await?;
-        record.commit().await?;
+        let session: String = row.try_get("session_id")?;
+        clear(app, &session, row.try_get("up_to_seq")?, row.try_get("up_to_message")?).await?;
     }
     Ok(i64::try_from(rows.len()).unwrap_or(i64::MAX))
 }
 
-async fn forget(app: &App, session: String) -> Result<(), ApiError> {
-    // First the row: what is shown of it is gone at once, and one that was started again meanwhile is left alone.
-    let mut record = app.record().await?;
+/// Forgets a session's output and messages at once for all who read, and notes what is to be cleared for it. One that was started again
+/// meanwhile is left alone.
+pub(super) async fn forget(app: &App, session: SessionId) -> Result<(), ApiError> {
+    let (mut record, id) = (app.record().await?, session.to_string());
     let row = sqlx::query(
         "UPDATE agent_sessions SET first_seq = 0, output_bytes = 0, forgotten_at = $1
          WHERE session_id = $2 AND ended_at IS NOT NULL AND forgotten_at IS NULL RETURNING last_seq",
     )
     .bind(app.now())
-    .bind(&session)
+    .bind(&id)
     .fetch_optional(record.sql())
     .await?;
     let Some(row) = row else { return Ok(()) };
-    let last: i64 = row.try_get(0)?;
     // What a run that begins from now on prints and says stays: it is above these.
-    let newest = sqlx::query("SELECT COALESCE(MAX(id), 0) FROM session_messages WHERE session_id = $1")
-        .bind(&session)
-        .fetch_one(record.sql())
+    sqlx::query(
+        "INSERT INTO session_leftovers (session_id, up_to_seq, up_to_message)
+         VALUES ($1, $2, (SELECT COALESCE(MAX(id), 0) FROM session_messages WHERE session_id = $1))
+         ON CONFLICT (session_id) DO UPDATE SET up_to_seq = excluded.up_to_seq, up_to_message = excluded.up_to_message",
+    )
+    .bind(&id)
+    .bind(row.try_get::<i64, _>(0)?)
+    .execute(record.sql())
+    .await?;
+    sqlx::query("DELETE FROM session_approvals WHERE session_id = $1")
+        .bind(&id)
+        .execute(record.sql())
         .await?;
-    let newest: i64 = newest.try_get(0)?;
-    if let Ok(id) = session.parse() {
-        record.ring(Wakeup::Session(id));
-    }
-    record.commit().await?;
-    delete_lines(app, &session, last).await?;
-    delete_messages(app, &session, newest).await
+    queue::forget_finished(&mut record, session).await?;
+    record.ring(Wakeup::Session(session));
+    record.commit().await
 }
 
-async fn clear(app: &App, session: &str) -> Result<(), ApiError> {
-    delete_lines(app, session, i64::MAX).await?;
-    delete_messages(app, session, i64::MAX).await
+/// Clears what is noted of a session; the note goes last, unless there is another one by then.
+async fn clear(app: &App, session: &str, up_to_seq: i64, up_to_message: i64) -> Result<(), ApiError> {
+    delete_lines(app, session, up_to_seq).await?;
+    delete_messages(app, session, up_to_message).await?;
+    let mut record = app.record().await?;
+    queue::forget_deleted(&mut record, session).await?;
+    sqlx::query("DELETE FROM session_leftovers WHERE session_id = $1 AND up_to_seq = $2 AND up_to_message = $3")
+        .bind(session)
+        .bind(up_to_seq)
+        .bind(up_to_message)
+        .execute(record.sql())
+        .await?;
+    record.commit().await
 }
 
 async fn delete_lines(app: &App, session: &str, up_to: i64) -> Result<(), ApiError> {

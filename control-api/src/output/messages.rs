@@ -74,6 +74,10 @@ const SELECT: &str = "SELECT session_messages.*, users.username, agent_commands.
     LEFT JOIN users ON users.id = session_messages.user_id
     LEFT JOIN agent_commands ON agent_commands.command_id = session_messages.command_id";
 
+/// Those that are not forgotten: those are cleared in their time.
+pub(super) const KEPT: &str = "session_messages.id > COALESCE((SELECT up_to_message FROM session_leftovers
+    WHERE session_leftovers.session_id = session_messages.session_id), 0)";
+
 const LENGTHS: &str = "SELECT session_messages.id, OCTET_LENGTH(session_messages.content) FROM session_messages";
 
 /// In which order messages are read.
@@ -142,7 +146,8 @@ pub(super) async fn list(
     filter
         .and("session_messages.session_id =", id.to_string().as_str())
         .and_if("session_messages.role =", query.role.as_deref())
-        .and_if("session_messages.id <", query.before);
+        .and_if("session_messages.id <", query.before)
+        .also(KEPT);
     if let Some(text) = query.q.as_deref().filter(|text| !text.is_empty()) {
         filter.holds("session_messages.content", text);
     }

@@ -84,6 +84,17 @@ pub(crate) enum Span {
     Before(i64),
 }
 
+/// A query for the lines of a session, $1, that are not forgotten: those are cleared in their time.
+macro_rules! kept {
+    ($select:literal, $rest:literal) => {
+        concat!(
+            $select,
+            "seq >= (SELECT first_seq FROM agent_sessions WHERE agent_sessions.session_id = $1 AND first_seq > 0)",
+            $rest
+        )
+    };
+}
+
 /// Reads a part of a session's output.
 pub(crate) async fn part(app: &App, row: &SessionRow, span: Span) -> Result<Output, ApiError> {
     let output = match span {
@@ -111,9 +122,10 @@ pub(crate) async fn part(app: &App, row: &SessionRow, span: Span) -> Result<Outp
 
 /// The first lines after a number, no more than this; one line at least, where there is one.
 pub(super) async fn after(app: &App, session: SessionId, seq: i64, most: Amount) -> Result<Vec<Line>, ApiError> {
-    let lengths = sqlx::query(
-        "SELECT seq, LENGTH(data) FROM session_output WHERE session_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
-    );
+    let lengths = sqlx::query(kept!(
+        "SELECT seq, LENGTH(data) FROM session_output WHERE session_id = $1 AND seq > $2 AND ",
+        " ORDER BY seq LIMIT $3"
+    ));
     let Some(last) = edge(app, lengths, session, seq, most).await? else {
         return Ok(Vec::new());
     };
@@ -121,9 +133,10 @@ pub(super) async fn after(app: &App, session: SessionId, seq: i64, most: Amount)
 }
 
 async fn before(app: &App, session: SessionId, seq: i64) -> Result<Vec<Line>, ApiError> {
-    let lengths = sqlx::query(
-        "SELECT seq, LENGTH(data) FROM session_output WHERE session_id = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3",
-    );
+    let lengths = sqlx::query(kept!(
+        "SELECT seq, LENGTH(data) FROM session_output WHERE session_id = $1 AND seq < $2 AND ",
+        " ORDER BY seq DESC LIMIT $3"
+    ));
     let Some(first) = edge(app, lengths, session, seq, MOST).await? else {
         return Ok(Vec::new());
     };
@@ -148,9 +161,10 @@ async fn edge(app: &App, lengths: Query, session: SessionId, seq: i64, most: Amo
 }
 
 async fn between(app: &App, session: SessionId, first: i64, last: i64) -> Result<Vec<Line>, ApiError> {
-    let rows = sqlx::query(
-        "SELECT seq, data, stream, at FROM session_output WHERE session_id = $1 AND seq BETWEEN $2 AND $3 ORDER BY seq",
-    )
+    let rows = sqlx::query(kept!(
+        "SELECT seq, data, stream, at FROM session_output WHERE session_id = $1 AND seq BETWEEN $2 AND $3 AND ",
+        " ORDER BY seq"
+    ))
     .bind(session.to_string())
     .bind(first)
     .bind(last)

@@ -115,7 +115,8 @@ impl Messages {
         filter
             .and("session_messages.session_id =", self.session.to_string().as_str())
             .and("session_messages.id >", self.after)
-            .and_if("session_messages.role =", self.role);
+            .and_if("session_messages.role =", self.role)
+            .also(messages::KEPT);
         let (read, more) = messages::some(&self.app, filter, Order::OldestFirst, STEP).await?;
         self.read = read.into();
         self.after = self.read.back().map_or(self.after, |last| last.id);

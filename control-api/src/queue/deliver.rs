@@ -15,8 +15,11 @@ use crate::record::Record;
 /// How long an agent may take to acknowledge a command before it is handed over again.
 const LEASE: Duration = Duration::from_secs(30);
 
-/// Commands in one hand-over. Whoever takes so many asks again.
-pub(crate) const MAX_AT_ONCE: usize = 32;
+/// Commands in one hand-over.
+const MAX_AT_ONCE: usize = 32;
+
+/// Bytes of their payloads, but for one that is larger alone. Their leases begin together: all of them must get through in that time.
+const MAX_BYTES: i64 = 1 << 20;
 
 /// A command that is handed over.
 #[derive(Clone, Debug)]
@@ -42,82 +45,110 @@ pub(crate) async fn is_anything_due(app: &App, machine: MachineId) -> Result<boo
     Ok(row.try_get::<i64, _>(0)? > 0)
 }
 
-/// Takes what a machine's agent is to do next, at most [`MAX_AT_ONCE`], in the order in which it was pushed. With `holder` only
-/// while that is the machine's connection.
+/// Takes what a machine's agent is to do next, in the order in which it was pushed: at most [`MAX_AT_ONCE`] commands and about
+/// [`MAX_BYTES`]. With `holder` only while that is the machine's connection. Returns as well whether there is more.
 ///
 /// An abort is leased for ever: it is for the turn that runs now, and would end another one later.
 pub(crate) async fn deliver(
     record: &mut Record,
     machine: MachineId,
     holder: Option<Uuid>,
-) -> Result<Vec<Due>, ApiError> {
-    let now = record.app().now();
+) -> Result<(Vec<Due>, bool), ApiError> {
+    let (ids, more) = next(record, machine).await?;
+    let mut due = Vec::with_capacity(ids.len());
+    for id in ids {
+        due.extend(lease(record, machine, holder, id).await?);
+    }
+    // Who gets nothing of what there is would get nothing of the rest.
+    let more = more && !due.is_empty();
+    Ok((due, more))
+}
+
+/// The commands that are next, and whether there are others after them.
+async fn next(record: &mut Record, machine: MachineId) -> Result<(Vec<i64>, bool), ApiError> {
     let rows = sqlx::query(
+        "SELECT id, CAST(OCTET_LENGTH(payload) AS BIGINT) FROM agent_commands
+         WHERE machine_id = $1 AND expires_at > $2 AND (state = 'queued' OR (state = 'delivered' AND leased_until <= $2))
+         ORDER BY id LIMIT $3",
+    )
+    .bind(machine.to_string())
+    .bind(record.app().now())
+    .bind(i64::try_from(MAX_AT_ONCE + 1).unwrap_or(i64::MAX))
+    .fetch_all(record.sql())
+    .await?;
+    let (mut ids, mut bytes) = (Vec::new(), 0);
+    for row in &rows {
+        bytes += row.try_get::<i64, _>(1)?;
+        if ids.len() == MAX_AT_ONCE || (bytes > MAX_BYTES && !ids.is_empty()) {
+            break;
+        }
+        ids.push(row.try_get(0)?);
+    }
+    let more = ids.len() < rows.len();
+    Ok((ids, more))
+}
+
+/// Leases one command, where it is to be handed over still.
+async fn lease(
+    record: &mut Record,
+    machine: MachineId,
+    holder: Option<Uuid>,
+    id: i64,
+) -> Result<Option<Due>, ApiError> {
+    let now = record.app().now();
+    let row = sqlx::query(
         "UPDATE agent_commands SET state = 'delivered', attempts = attempts + 1,
                 leased_until = CASE WHEN type = 'abort_request' THEN NULL ELSE $3 END
-         WHERE id IN (SELECT id FROM agent_commands
-                      WHERE machine_id = $1 AND expires_at > $2
-                        AND (state = 'queued' OR (state = 'delivered' AND leased_until <= $2))
-                      ORDER BY id LIMIT $4)
-           AND (state = 'queued' OR (state = 'delivered' AND leased_until <= $2))
+         WHERE id = $4 AND (state = 'queued' OR (state = 'delivered' AND leased_until <= $2))
            AND ($5 = '' OR EXISTS (SELECT 1 FROM agent_connections WHERE machine_id = $1 AND connection_id = $5))
          RETURNING *",
     )
     .bind(machine.to_string())
     .bind(now)
     .bind(now + i64::try_from(LEASE.as_millis()).unwrap_or(i64::MAX))
-    .bind(i64::try_from(MAX_AT_ONCE).unwrap_or(i64::MAX))
+    .bind(id)
     .bind(holder.map(|holder| holder.to_string()).unwrap_or_default())
-    .fetch_all(record.sql())
+    .fetch_optional(record.sql())
     .await?;
-    let mut due = rows.iter().map(Due::read).collect::<Result<Vec<_>, _>>()?;
-    due.sort_by_key(|due| due.id);
-    Ok(due)
-}
-
-/// Makes what was handed over and not acknowledged due at once: the connection that it went to is gone.
-pub(crate) async fn redeliver(record: &mut Record, machine: MachineId) -> Result<(), ApiError> {
-    sqlx::query(
-        "UPDATE agent_commands SET leased_until = 0
-         WHERE machine_id = $1 AND state = 'delivered' AND leased_until IS NOT NULL",
-    )
-    .bind(machine.to_string())
-    .execute(record.sql())
-    .await?;
-    Ok(())
+    row.as_ref().map(Due::read).transpose()
 }
 
 /// Takes a command back that nobody wants any more: its session has ended or begun another run.
 pub(crate) async fn drop_overtaken(record: &mut Record, due: &Due) -> Result<(), ApiError> {
-    settle(record, due, "expired").await
+    settle(record, due.id, "expired").await
 }
 
 /// Notes that a command has come about, as far as can be seen from here.
 pub(crate) async fn settle_as_done(record: &mut Record, due: &Due) -> Result<(), ApiError> {
-    settle(record, due, "done").await
+    settle(record, due.id, "done").await
 }
 
-/// What an agent that does not acknowledge everything is taken to have done with a command that was handed to it.
-pub(crate) async fn settle_on_delivery(record: &mut Record, due: &Due) -> Result<(), ApiError> {
-    match due.command.kind() {
+/// Notes what an agent that does not acknowledge everything is taken to have done with a command that is handed to it. To be called in
+/// the order of ids.
+pub(crate) async fn settle_on_delivery(record: &mut Record, id: i64, kind: CommandKind) -> Result<(), ApiError> {
+    match kind {
         // It acknowledges these; a rotation ends when the new token is used.
         CommandKind::StartSession | CommandKind::SendMessage | CommandKind::RotateToken => Ok(()),
         // It answers these, and they are not worth a second try.
         CommandKind::BrowseDirectory | CommandKind::ReadFile | CommandKind::GitStatus | CommandKind::GitDiff => {
-            settle(record, due, "acked").await
+            settle(record, id, "acked").await
         }
-        _ => settle(record, due, "done").await,
+        _ => settle(record, id, "done").await,
     }
 }
 
-async fn settle(record: &mut Record, due: &Due, state: &'static str) -> Result<(), ApiError> {
+/// What is not handed over any more needs no payload: it may be what somebody said.
+async fn settle(record: &mut Record, id: i64, state: &'static str) -> Result<(), ApiError> {
     let now = record.app().now();
-    sqlx::query("UPDATE agent_commands SET state = $1, leased_until = NULL, finished_at = $2 WHERE id = $3")
-        .bind(state)
-        .bind((state != "acked").then_some(now))
-        .bind(due.id)
-        .execute(record.sql())
-        .await?;
+    sqlx::query(
+        "UPDATE agent_commands SET state = $1, payload = '', leased_until = NULL, finished_at = $2
+         WHERE id = $3 AND state = 'delivered'",
+    )
+    .bind(state)
+    .bind((state != "acked").then_some(now))
+    .bind(id)
+    .execute(record.sql())
+    .await?;
     Ok(())
 }
 

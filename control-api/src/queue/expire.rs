@@ -6,6 +6,7 @@ use ace_policies::wire::CommandKind;
 use sqlx::Row;
 use uuid::Uuid;
 
+use super::several;
 use crate::App;
 use crate::error::ApiError;
 use crate::record::Record;
@@ -57,7 +58,7 @@ async fn end(app: &App, command_id: Uuid) -> Result<(), ApiError> {
         None => None,
     };
     let ended = sqlx::query(
-        "UPDATE agent_commands SET state = 'expired', leased_until = NULL, finished_at = $1
+        "UPDATE agent_commands SET state = 'expired', payload = '', leased_until = NULL, finished_at = $1
          WHERE command_id = $2 AND expires_at <= $1 AND state IN ('queued', 'delivered', 'acked')",
     )
     .bind(now)
@@ -93,9 +94,6 @@ async fn forget_results(app: &App) -> Result<(), ApiError> {
         return Ok(());
     }
     let mut record = app.record().await?;
-    sqlx::query("UPDATE agent_commands SET result = NULL WHERE result IS NOT NULL AND finished_at <= $1")
-        .bind(until)
-        .execute(record.sql())
-        .await?;
+    several::forget_results(&mut record, until).await?;
     record.commit().await
 }

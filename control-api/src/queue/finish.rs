@@ -30,10 +30,10 @@ impl Finished {
     }
 }
 
-/// Notes that a command has arrived: it is not handed over again.
+/// Notes that a command has arrived: it is not handed over again, and what it said is not needed any more.
 pub(crate) async fn acknowledge(record: &mut Record, machine: MachineId, command_id: Uuid) -> Result<(), ApiError> {
     sqlx::query(
-        "UPDATE agent_commands SET state = 'acked', leased_until = NULL
+        "UPDATE agent_commands SET state = 'acked', payload = '', leased_until = NULL
          WHERE command_id = $1 AND machine_id = $2 AND state IN ('queued', 'delivered')",
     )
     .bind(command_id.to_string())
@@ -60,7 +60,7 @@ pub(crate) async fn finish(
     };
     // Nobody reads the results of other commands.
     let row = sqlx::query(
-        "UPDATE agent_commands SET state = $1, leased_until = NULL, finished_at = $2, error = $3,
+        "UPDATE agent_commands SET state = $1, payload = '', leased_until = NULL, finished_at = $2, error = $3,
                 result = CASE WHEN type IN ('browse_directory', 'read_file', 'git_status', 'git_diff') THEN $4 ELSE NULL END
          WHERE command_id = $5 AND machine_id = $6 AND state IN ('queued', 'delivered', 'acked')
          RETURNING type, run",

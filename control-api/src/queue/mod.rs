@@ -4,6 +4,7 @@
 mod deliver;
 mod expire;
 mod finish;
+mod several;
 
 use std::time::Duration;
 
@@ -17,11 +18,10 @@ use crate::error::ApiError;
 use crate::record::Record;
 use crate::wakeups::Wakeup;
 
-pub(crate) use deliver::{
-    Due, MAX_AT_ONCE, deliver, drop_overtaken, is_anything_due, redeliver, settle_as_done, settle_on_delivery,
-};
+pub(crate) use deliver::{Due, deliver, drop_overtaken, is_anything_due, settle_as_done, settle_on_delivery};
 pub(crate) use expire::expire;
 pub(crate) use finish::{acknowledge, finish};
+pub(crate) use several::{drop_all, drop_rotations, drop_waiting, forget_deleted, forget_finished, redeliver};
 
 /// A command to be.
 pub(crate) struct NewCommand<'a> {
@@ -38,10 +38,10 @@ pub(crate) struct NewCommand<'a> {
     pub by: Option<UserId>,
 }
 
-/// Puts a command at the end of its machine's queue and wakes the agent once that is saved.
+/// Puts a command at the end of its machine's queue and wakes the agent once that is saved. Returns the command's id.
 ///
 /// With an idempotency key that the session has seen before, nothing is pushed: the id is that of the first.
-pub(crate) async fn push(record: &mut Record, new: NewCommand<'_>) -> Result<Pushed, ApiError> {
+pub(crate) async fn push(record: &mut Record, new: NewCommand<'_>) -> Result<Uuid, ApiError> {
     let (now, command_id) = (record.app().now(), chance::id());
     let life = i64::try_from(new.life.as_millis()).unwrap_or(i64::MAX);
     let payload = serde_json::to_string(new.command).map_err(ApiError::internal)?;
@@ -63,36 +63,28 @@ pub(crate) async fn push(record: &mut Record, new: NewCommand<'_>) -> Result<Pus
     .bind(now)
     .execute(record.sql())
     .await?;
-    if inserted.rows_affected() == 0 {
-        return first(record, &new).await;
+    if inserted.rows_affected() == 0
+        && let (Some(session), Some(key)) = (new.session, new.idempotency_key)
+    {
+        let first = pushed_before(record, session, key).await?;
+        return first.ok_or_else(|| ApiError::internal("a command is neither new nor there"));
     }
     record.ring(Wakeup::Machine(new.machine));
-    Ok(Pushed {
-        command_id,
-        is_new: true,
-    })
+    Ok(command_id)
 }
 
-/// What became of a push.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Pushed {
-    pub command_id: Uuid,
-    /// False where the same wish was pushed before.
-    pub is_new: bool,
-}
-
-async fn first(record: &mut Record, new: &NewCommand<'_>) -> Result<Pushed, ApiError> {
+/// The command that was pushed for a session with this idempotency key.
+pub(crate) async fn pushed_before(
+    record: &mut Record,
+    session: SessionId,
+    key: &str,
+) -> Result<Option<Uuid>, ApiError> {
     let row = sqlx::query("SELECT command_id FROM agent_commands WHERE session_id = $1 AND idempotency_key = $2")
-        .bind(new.session.map(|session| session.to_string()))
-        .bind(new.idempotency_key)
-        .fetch_one(record.sql())
+        .bind(session.to_string())
+        .bind(key)
+        .fetch_optional(record.sql())
         .await?;
-    let id: Uuid = row
-        .try_get::<String, _>(0)?
-        .parse()
-        .map_err(|error: uuid::Error| ApiError::internal(error))?;
-    Ok(Pushed {
-        command_id: id,
-        is_new: false,
-    })
+    let id: Option<String> = row.map(|row| row.try_get(0)).transpose()?;
+    let parsed = id.map(|id| id.parse()).transpose();
+    parsed.map_err(|error: uuid::Error| ApiError::internal(error))
 }

@@ -15,10 +15,10 @@ use super::view::{One, Session};
 use crate::App;
 use crate::body::{At, Body, settable};
 use crate::error::ApiError;
-use crate::output;
 use crate::record::Record;
 use crate::visitor::Visitor;
 use crate::wakeups::Wakeup;
+use crate::{output, queue};
 
 /// What to change; what is left out stays.
 #[derive(Deserialize, ToSchema)]
@@ -123,16 +123,18 @@ pub(super) async fn store(
     SessionRow::read(&changed)
 }
 
-/// Takes a locked session off the list. Its output may be much: that is cleared afterwards, in small steps. Commands that its machine
-/// has not done yet stay, such as the one that ends its CLI.
+/// Takes a locked session off the list. Its output may be much: that is cleared afterwards, in small steps, and with it what its machine
+/// has not done yet, but for the end of its CLI.
 pub(super) async fn remove(record: &mut Record, row: &SessionRow) -> Result<(), ApiError> {
-    const STATEMENTS: [&str; 5] = [
-        "INSERT INTO session_leftovers (session_id) VALUES ($1) ON CONFLICT (session_id) DO NOTHING",
+    const STATEMENTS: [&str; 4] = [
+        "INSERT INTO session_leftovers (session_id, up_to_seq, up_to_message)
+         VALUES ($1, 9223372036854775807, 9223372036854775807)
+         ON CONFLICT (session_id) DO UPDATE SET up_to_seq = excluded.up_to_seq, up_to_message = excluded.up_to_message",
         "DELETE FROM session_approvals WHERE session_id = $1",
         "DELETE FROM approval_rules WHERE session_id = $1",
-        "DELETE FROM agent_commands WHERE session_id = $1 AND state IN ('done', 'failed', 'expired')",
         "DELETE FROM agent_sessions WHERE session_id = $1",
     ];
+    queue::forget_finished(record, row.id).await?;
     for statement in STATEMENTS {
         sqlx::query(statement)
             .bind(row.id.to_string())

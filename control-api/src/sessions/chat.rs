@@ -9,7 +9,6 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
-use sqlx::Row;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -22,6 +21,7 @@ use super::store::SessionRow;
 use crate::App;
 use crate::body::{At, Body};
 use crate::error::ApiError;
+use crate::queue;
 use crate::record::Record;
 use crate::visitor::Visitor;
 use crate::wakeups::Wakeup;
@@ -82,7 +82,9 @@ pub(super) async fn chat(
     let mut write = app.write(&party.permit, &visitor.edge).await?;
     let host = host_of(write.record(), &party.row).await?;
     let row = party.lock(write.record()).await?;
-    if let Some(first) = said_before(write.record(), id, key.as_deref()).await? {
+    if let Some(key) = key.as_deref()
+        && let Some(first) = queue::pushed_before(write.record(), id, key).await?
+    {
         return Ok(queued(first));
     }
     party.refuse_unassigned(write.record()).await?;
@@ -177,21 +179,6 @@ fn attachment(file: &File) -> Result<Attachment, ApiError> {
         media_type: file.media_type.clone(),
         data_base64: file.data_base64.clone(),
     })
-}
-
-async fn said_before(record: &mut Record, id: SessionId, key: Option<&str>) -> Result<Option<Uuid>, ApiError> {
-    let Some(key) = key else { return Ok(None) };
-    let row = sqlx::query("SELECT command_id FROM agent_commands WHERE session_id = $1 AND idempotency_key = $2")
-        .bind(id.to_string())
-        .bind(key)
-        .fetch_optional(record.sql())
-        .await?;
-    let Some(row) = row else { return Ok(None) };
-    let id = row
-        .try_get::<String, _>(0)?
-        .parse()
-        .map_err(|error: uuid::Error| ApiError::internal(error))?;
-    Ok(Some(id))
 }
 
 /// Puts what was said into the session. The problem of an earlier command is over with it.

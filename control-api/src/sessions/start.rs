@@ -89,5 +89,5 @@ pub(crate) async fn push(
         idempotency_key,
         by,
     };
-    Ok(queue::push(record, new).await?.command_id)
+    queue::push(record, new).await
 }

@@ -16,6 +16,7 @@ use super::store::{self, SessionRow};
 use crate::App;
 use crate::body::At;
 use crate::error::ApiError;
+use crate::queue;
 use crate::record::Record;
 use crate::visitor::Visitor;
 
@@ -149,24 +150,11 @@ pub(crate) async fn stop_now(
     reason: Option<&str>,
     by: Option<UserId>,
 ) -> Result<SessionRow, ApiError> {
-    drop_waiting(record, row).await?;
+    // A machine that was away would start the CLI, and pay for a turn, only to end it.
+    queue::drop_waiting(record, &[row.id]).await?;
     let command = Command::StopSession { session_id: row.id };
     start::push(record, row, &command, STOP_LIFE, None, by).await?;
     store::set_state(record, row, SessionState::Stopped, reason).await
-}
-
-/// What a session's agent has not been handed yet is not begun any more once the session is stopped: a machine that was away would
-/// start the CLI, and pay for a turn, only to end it.
-async fn drop_waiting(record: &mut Record, row: &SessionRow) -> Result<(), ApiError> {
-    sqlx::query(
-        "UPDATE agent_commands SET state = 'expired', finished_at = $1
-         WHERE session_id = $2 AND state = 'queued' AND type <> 'stop_session'",
-    )
-    .bind(record.app().now())
-    .bind(row.id.to_string())
-    .execute(record.sql())
-    .await?;
-    Ok(())
 }
 
 /// The answer to a wish that the session's state does not allow.

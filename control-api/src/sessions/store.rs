@@ -1,7 +1,7 @@
 //! The row of a session, and the few ways in which it changes.
 //!
-//! Locks are taken in one order, so that two transactions never wait for each other: the machine, then its sessions by id, then
-//! the audit log. Whoever needs the machine as well locks it first.
+//! Locks are taken in one order, so that two transactions never wait for each other: machines by id, then sessions by id, then commands by
+//! id (`queue`), then the audit log. Whoever needs the machine as well locks it first.
 
 use ace_policies::session::State;
 use ace_policies::{MachineId, SessionId, TenantId, UserId};

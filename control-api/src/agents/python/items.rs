@@ -14,9 +14,9 @@ use crate::error::ApiError;
 const ROTATION_TIMEOUT_S: i64 = 300;
 
 /// A command as an item of `pending_commands`. `None` for what the agent has no word for.
-pub(super) async fn item(app: &App, agent: &Agent, handed: Handed) -> Result<Option<Value>, ApiError> {
+pub(super) async fn item(app: &App, agent: &Agent, handed: &Handed) -> Result<Option<Value>, ApiError> {
     let kind = handed.command.kind().as_str();
-    let Some((name, fields)) = words(app, agent, &handed).await? else {
+    let Some((name, fields)) = words(app, agent, handed).await? else {
         tracing::info!(machine = %agent.machine, kind, "the older agent knows no such command");
         return Ok(None);
     };
@@ -92,6 +92,7 @@ async fn words(app: &App, agent: &Agent, handed: &Handed) -> Result<Option<(&'st
             });
             (name, fields)
         }
+        // Never queued: the agent of a machine that is gone is told so in place of an answer.
         Command::Unregister {} => return Ok(None),
     }))
 }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use sqlx::Row;
 
 use super::connections::{self, Connection, Transport};
-use super::hand_over::{Dialect, hand_over};
+use super::hand_over::{Dialect, hand_over, settled};
 use super::{Agent, parse, reports};
 use crate::App;
 use crate::error::ApiError;
@@ -76,8 +76,7 @@ pub(super) async fn heartbeat(
     agent: Agent,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let message = parse(body)?;
-    check_machine(&app, &agent, &message).await?;
+    about_its_machine(&app, &agent, body).await?;
     stay(&app, &agent).await?;
     Ok(Json(
         json!({ "success": true, "type": "heartbeat_ack", "pending_commands": [] }),
@@ -92,7 +91,7 @@ pub(super) async fn token_info(
     agent: Agent,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    check_machine(&app, &agent, &parse(body)?).await?;
+    about_its_machine(&app, &agent, body).await?;
     let version = token_version(&app, &agent).await?;
     Ok(Json(json!({ "success": true, "token_version": version })))
 }
@@ -105,8 +104,7 @@ pub(super) async fn command_response(
     agent: Agent,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let message = parse(body)?;
-    check_machine(&app, &agent, &message).await?;
+    let message = about_its_machine(&app, &agent, body).await?;
     if message["command_type"] == "rotate_token" {
         tracing::warn!(machine = %agent.machine, "an agent did not take its new token; the old one stays good");
     } else {
@@ -123,8 +121,7 @@ pub(super) async fn usage_report(
     agent: Agent,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let message = parse(body)?;
-    check_machine(&app, &agent, &message).await?;
+    let message = about_its_machine(&app, &agent, body).await?;
     tell::usage(&app, &agent, &message).await.map(Json)
 }
 
@@ -206,17 +203,22 @@ async fn claim(app: &App, agent: &Agent, capabilities: Option<&Value>, is_new: b
     record.commit().await
 }
 
-/// An answer with commands.
+/// Reads a message of the older agent's own paths.
+async fn about_its_machine(app: &App, agent: &Agent, body: Result<Bytes, BytesRejection>) -> Result<Value, ApiError> {
+    let message = parse(body)?;
+    check_machine(app, agent, &message).await?;
+    Ok(message)
+}
+
+/// An answer with commands, as many as go at once: it asks again soon. They are settled last: whatever fails before, they come again.
 async fn pending(app: &App, agent: &Agent, kind: &'static str) -> Result<Value, ApiError> {
     let mut commands = Vec::new();
-    while queue::is_anything_due(app, agent.machine).await? {
-        let (handed, more) = hand_over(app, agent, None, Dialect::Python).await?;
-        for handed in handed {
+    if queue::is_anything_due(app, agent.machine).await? {
+        let (handed, _more) = hand_over(app, agent, None, Dialect::Python).await?;
+        for handed in &handed {
             commands.extend(items::item(app, agent, handed).await?);
         }
-        if !more {
-            break;
-        }
+        settled(app, &handed).await?;
     }
     Ok(json!({ "success": true, "type": kind, "pending_commands": commands }))
 }

@@ -172,3 +172,110 @@ async fn trap_35_a_rotation_hands_a_new_token_over_until_it_is_used() {
         node.stop().await;
     }
 }
+
+#[tokio::test]
+async fn a_start_that_can_get_no_token_ends_its_session_in_an_error() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        let live = session(&world, &mine, State::Starting).await;
+        let id = push(&world.app, &mine, Some(live), &start(live, 1)).await;
+        sqlx::query("UPDATE users SET is_active = 0 WHERE id = 1")
+            .execute(&world.database.db.write)
+            .await
+            .unwrap();
+        let node = Node::start(&world.app).await;
+        let (agent, _) = node.connect(&mine).await;
+        until("failed", async || state(&world, id).await == "failed").await;
+        assert_eq!(of_session::<String>(&world, live, "status").await, "error");
+        let why = of_session::<String>(&world, live, "error").await;
+        assert!(why.contains("its owner is disabled"), "{why}");
+        agent.leave().await;
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_handed_over_any_more_keeps_nothing_of_what_was_said() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        let live = session(&world, &mine, State::Active).await;
+        let node = Node::start(&world.app).await;
+        let [acked, done] = [
+            push(&world.app, &mine, Some(live), &message(live, "a secret plan")).await,
+            push(&world.app, &mine, Some(live), &message(live, "a secret plan")).await,
+        ];
+        let (mut agent, _) = node.connect(&mine).await;
+        agent.hear().await;
+        agent.hear().await;
+        agent.say(json!({ "type": "ack", "command_id": acked })).await;
+        agent.say(json!({ "type": "done", "command_id": done })).await;
+        until("done", async || state(&world, done).await == "done").await;
+        agent.leave().await;
+        let expired = push(&world.app, &mine, Some(live), &message(live, "a secret plan")).await;
+        world.clock.advance(Duration::from_secs(61));
+        round::go(&world.app).await.unwrap();
+        assert_eq!(state(&world, expired).await, "expired");
+        push(&world.app, &mine, Some(live), &message(live, "a secret plan")).await;
+        let admin = world.admin().await;
+        admin
+            .post(&format!("/api/remote/sessions/{live}/stop"), json!({}))
+            .await
+            .ok();
+        let kept = "SELECT COUNT(*) FROM agent_commands WHERE payload LIKE '%secret%'";
+        assert_eq!(world.number(kept).await, 0);
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_change_several_commands_never_wait_for_each_other() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        let sessions = [
+            session(&world, &mine, State::Active).await,
+            session(&world, &mine, State::Active).await,
+        ];
+        for number in 0..60 {
+            push(
+                &world.app,
+                &mine,
+                Some(sessions[number % 2]),
+                &message(sessions[number % 2], "hi"),
+            )
+            .await;
+        }
+        // Rows that were changed lie elsewhere: whoever takes them as they lie takes them in another order.
+        for number in [60, 31, 4, 47, 12, 55] {
+            sqlx::query("UPDATE agent_commands SET attempts = 1 WHERE id <= $1")
+                .bind(number)
+                .execute(&world.database.db.write)
+                .await
+                .unwrap();
+        }
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..3 {
+            let (app, machine) = (world.another_node().await, mine.id);
+            tasks.spawn(async move {
+                for _ in 0..40 {
+                    let mut record = app.record().await.unwrap();
+                    queue::deliver(&mut record, machine, None).await.unwrap();
+                    record.commit().await.unwrap();
+                    let mut record = app.record().await.unwrap();
+                    queue::redeliver(&mut record, machine).await.unwrap();
+                    record.commit().await.unwrap();
+                }
+            });
+        }
+        let app = world.another_node().await;
+        tasks.spawn(async move {
+            for _ in 0..40 {
+                let mut record = app.record().await.unwrap();
+                queue::drop_waiting(&mut record, &sessions).await.unwrap();
+                record.commit().await.unwrap();
+            }
+        });
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+    }
+}

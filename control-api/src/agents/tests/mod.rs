@@ -30,7 +30,7 @@ use crate::testing::{Client, World};
 use crate::{App, Listener, chance, serve};
 
 /// Long enough for a machine that is busy.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// Milliseconds where there is nothing else to do; on a machine that is busy still less than the two seconds of a poll.
 pub(crate) const AT_ONCE: Duration = Duration::from_millis(1_500);
@@ -88,9 +88,9 @@ pub(crate) async fn push(app: &App, machine: &Machine, session: Option<SessionId
         idempotency_key: None,
         by: Some(UserId(1)),
     };
-    let pushed = queue::push(&mut record, new).await.unwrap();
+    let id = queue::push(&mut record, new).await.unwrap();
     record.commit().await.unwrap();
-    pushed.command_id
+    id
 }
 
 pub(crate) fn start(session_id: SessionId, run: i64) -> Command {
@@ -281,11 +281,10 @@ impl FakeAgent {
 
 /// Waits until something is so.
 pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    for _ in 0..400 {
-        if is_so().await {
-            return;
+    let so = timeout(SOON, async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(25)).await;
         }
-        tokio::time::sleep(Duration::from_millis(25)).await;
-    }
-    panic!("it did not come about: {what}");
+    });
+    so.await.unwrap_or_else(|_| panic!("it did not come about: {what}"));
 }

@@ -205,6 +205,51 @@ async fn trap_38_the_older_agent_gets_again_what_it_did_not_acknowledge() {
 }
 
 #[tokio::test]
+async fn what_fails_before_the_answer_is_not_taken_for_done() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        let (live, ended) = (
+            session(&world, &mine, State::Starting).await,
+            session(&world, &mine, State::Stopped).await,
+        );
+        let agent = Python::of(&world, &mine);
+        agent.say("register", json!({})).await.ok();
+        let stop = push(
+            &world.app,
+            &mine,
+            Some(ended),
+            &Command::StopSession { session_id: ended },
+        )
+        .await;
+        push(&world.app, &mine, Some(live), &start(live, 1)).await;
+        // No token can be made meanwhile.
+        world.run("ALTER TABLE signing_keys RENAME TO hidden", &[]).await;
+        agent.say("poll", json!({})).await.refused(500, "internal");
+        world.run("ALTER TABLE hidden RENAME TO signing_keys", &[]).await;
+        assert_eq!(state(&world, stop).await, "delivered");
+        world.clock.advance(Duration::from_secs(31));
+        let again = agent.poll().await;
+        let names: Vec<&str> = again.iter().filter_map(|item| item["command"].as_str()).collect();
+        assert_eq!(names, ["stop_session", "start_session"]);
+        assert_eq!(state(&world, stop).await, "done");
+    }
+}
+
+#[tokio::test]
+async fn the_older_agent_gets_a_backlog_in_pieces() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        let live = session(&world, &mine, State::Active).await;
+        let agent = Python::of(&world, &mine);
+        let large = "x".repeat(600 << 10);
+        for _ in 0..2 {
+            push(&world.app, &mine, Some(live), &message(live, &large)).await;
+        }
+        assert_eq!([agent.poll().await.len(), agent.poll().await.len()], [1, 1]);
+    }
+}
+
+#[tokio::test]
 async fn commands_are_not_lost_in_answers_that_are_not_read() {
     for world in worlds().await {
         let mine = machine(&world, "mine").await;

@@ -4,6 +4,7 @@ use ace_policies::session::State;
 
 use super::*;
 use crate::testing::worlds;
+use crate::wakeups::Wakeup;
 
 const PATH: &str = "/api/remote/agent/message";
 
@@ -54,20 +55,52 @@ async fn a_long_poll_ends_the_moment_there_is_something() {
             let agent = agent.clone();
             async move { agent.post(PATH, exchange(id, json!([]), 25_000)).await.ok().json }
         });
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        until("waiting", async || {
+            world.app.wakeups().is_heard(Wakeup::Machine(mine.id))
+        })
+        .await;
         let begin = Instant::now();
         let command = push(&world.app, &mine, Some(live), &message(live, "hi")).await;
         let heard = timeout(SOON, waiting).await.unwrap().unwrap();
         assert_eq!(heard["messages"][0]["command_id"], json!(command));
-        assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
         let waiting = tokio::spawn(async move { agent.post(PATH, exchange(id, json!([]), 25_000)).await.ok().json });
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        until("waiting", async || {
+            world.app.wakeups().is_heard(Wakeup::Machine(mine.id))
+        })
+        .await;
         client(&world, &mine)
             .post(PATH, exchange(chance::id(), json!([hello(&mine)]), 0))
             .await
             .ok();
         let replaced = timeout(SOON, waiting).await.unwrap().unwrap();
         assert_eq!(replaced["messages"][0]["code"], "replaced");
+    }
+}
+
+#[tokio::test]
+async fn a_backlog_comes_in_pieces_that_get_through() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        let live = session(&world, &mine, State::Active).await;
+        let (agent, id) = (client(&world, &mine), chance::id());
+        agent.post(PATH, exchange(id, json!([hello(&mine)]), 0)).await.ok();
+        let large = "x".repeat(400 << 10);
+        for _ in 0..3 {
+            push(&world.app, &mine, Some(live), &message(live, &large)).await;
+        }
+        for _ in 0..40 {
+            push(&world.app, &mine, Some(live), &message(live, "small")).await;
+        }
+        let mut sizes = Vec::new();
+        for _ in 0..3 {
+            let heard = agent.post(PATH, exchange(id, json!([]), 25_000)).await.ok();
+            assert!(heard.text.len() < (1 << 20) + (64 << 10), "{}", heard.text.len());
+            sizes.push(heard.json["messages"].as_array().unwrap().len());
+        }
+        assert_eq!(sizes, [2, 32, 9], "in order: what does not fit any more waits");
+        let left = "SELECT COUNT(*) FROM agent_commands WHERE state = 'queued'";
+        assert_eq!(world.number(left).await, 0);
     }
 }
 

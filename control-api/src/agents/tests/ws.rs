@@ -171,6 +171,30 @@ async fn a_chat_reaches_the_agent_at_once() {
 }
 
 #[tokio::test]
+async fn a_backlog_is_leased_no_faster_than_it_gets_through() {
+    for world in worlds().await {
+        let mine = machine(&world, "mine").await;
+        let live = session(&world, &mine, State::Active).await;
+        let large = "x".repeat(900 << 10);
+        let mut pushed = Vec::new();
+        for _ in 0..4 {
+            pushed.push(push(&world.app, &mine, Some(live), &message(live, &large)).await);
+        }
+        let node = Node::start(&world.app).await;
+        // More than the socket holds: until this agent reads, the first is on its way.
+        let (mut agent, _) = node.connect(&mine).await;
+        until("the first", async || state(&world, pushed[0]).await == "delivered").await;
+        assert_eq!(state(&world, pushed[3]).await, "queued");
+        for id in &pushed {
+            assert_eq!(agent.hear().await["command_id"], json!(id), "in order");
+            agent.say(json!({ "type": "ack", "command_id": id })).await;
+        }
+        until("the last", async || state(&world, pushed[3]).await == "acked").await;
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn output_is_acknowledged_up_to_what_is_stored() {
     for world in worlds().await {
         let mine = machine(&world, "mine").await;

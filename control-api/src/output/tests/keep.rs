@@ -4,6 +4,7 @@ use ace_policies::session::Report;
 use ace_policies::wire::{Data, Line, Stream};
 use serde_json::json;
 
+use crate::output::forget::forget;
 use crate::output::{append, forget_old};
 use crate::sessions::tests::at;
 use crate::testing::{NOON, World, config, master, worlds};
@@ -114,5 +115,86 @@ async fn long_after_its_end_a_session_is_forgotten_and_can_still_go_on() {
         world.clock.advance(91 * DAY);
         assert_eq!(forget_old(&world.app).await.unwrap(), 1, "and once more");
         assert_eq!(world.number("SELECT COUNT(*) FROM session_output").await, 2);
+    }
+}
+
+#[tokio::test]
+async fn what_is_forgotten_is_gone_at_once_and_cleared_later() {
+    for world in worlds().await {
+        let machine = world.host(7).await;
+        let alice = world.assigned("alice", machine, "user").await;
+        let session = alice.starts(machine).await;
+        alice.says(session, "hi").await.ok();
+        let said = r#"{"type":"assistant","message":{"content":"hello"}}"#;
+        world.prints(session, machine, 1, &[said, "two\n"]).await;
+        world
+            .run(
+                "INSERT INTO session_approvals (session_id, request_id, run, tool_name, input, created_at, version)
+                 VALUES ($1, 'q', 1, 'Bash', '{}', 0, 1)",
+                &[&session.to_string()],
+            )
+            .await;
+        alice.act(session, "/stop").await.ok();
+        world.clock.advance(91 * DAY);
+        let alice = world.logged_in(ace_policies::UserId(2)).await;
+        // The program ends right after that.
+        forget(&world.app, session).await.unwrap();
+        assert_eq!(world.number("SELECT COUNT(*) FROM session_output").await, 2);
+        for span in ["", "?after=0", "?before=2"] {
+            let seen = alice.get(&at(session, span)).await.ok().json["session"].clone();
+            assert_eq!(seen["output"], json!([]), "{span}");
+        }
+        let messages = at(session, "/messages");
+        assert_eq!(alice.get(&messages).await.ok().json["messages"], json!([]));
+        for format in ["md", "jsonl"] {
+            let transcript = alice
+                .get(&at(session, &format!("/transcript?format={format}")))
+                .await
+                .ok();
+            assert!(
+                !transcript.text.contains("hello") && !transcript.text.contains("hi\n"),
+                "{transcript}"
+            );
+        }
+        alice.act(session, "/resume").await.ok();
+        world.prints(session, machine, 3, &["three\n"]).await;
+        alice.says(session, "again").await.ok();
+        assert_eq!(forget_old(&world.app).await.unwrap(), 0);
+        let seen = alice.sees(session).await;
+        assert_eq!(
+            (&seen["first_seq"], &seen["output"][0]["data"]),
+            (&json!(3), &json!("three\n"))
+        );
+        assert_eq!(alice.get(&messages).await.ok().json["messages"][0]["content"], "again");
+        for (count, left) in [
+            ("SELECT COUNT(*) FROM session_output", 1),
+            ("SELECT COUNT(*) FROM session_messages", 1),
+            ("SELECT COUNT(*) FROM session_leftovers", 0),
+            ("SELECT COUNT(*) FROM session_approvals", 0),
+            // The stop is not done yet; the new start and message are not either.
+            ("SELECT COUNT(*) FROM agent_commands WHERE run = 1", 1),
+            ("SELECT COUNT(*) FROM agent_commands WHERE run = 2", 2),
+        ] {
+            assert_eq!(world.number(count).await, left, "{count}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_a_deleted_session_only_its_end_is_still_told() {
+    for world in worlds().await {
+        let machine = world.host(7).await;
+        let alice = world.assigned("alice", machine, "user").await;
+        let session = alice.starts(machine).await;
+        alice.says(session, "a secret plan").await.ok();
+        world
+            .run("UPDATE agent_commands SET state = 'delivered', leased_until = 0", &[])
+            .await;
+        alice.act(session, "/stop").await.ok();
+        alice.delete(&at(session, "")).await.ok();
+        let left = "SELECT COUNT(*) FROM agent_commands WHERE type = 'stop_session' AND session_id IS NULL AND state = 'queued'";
+        assert_eq!(world.number(left).await, 1);
+        assert_eq!(world.number("SELECT COUNT(*) FROM agent_commands").await, 1);
+        assert_eq!(world.number("SELECT COUNT(*) FROM session_leftovers").await, 0);
     }
 }
