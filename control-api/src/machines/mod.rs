@@ -26,10 +26,11 @@ use crate::error::ApiError;
 use crate::visitor::Visitor;
 use crate::when::When;
 
-pub(crate) use halt::{Tell, stop_sessions};
+pub(crate) use halt::{Tell, stop_sessions, stop_sessions_of};
+pub(crate) use presence::{Presence, seen_since};
 pub(crate) use registration::target as token_target;
+pub(crate) use token::rotation_token;
 pub(crate) use update::machine_name;
-pub(crate) use {presence::Presence, token::rotation_token};
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()

@@ -1,3 +1,4 @@
+use ace_policies::UserId;
 use insta::{allow_duplicates, assert_snapshot};
 use serde_json::json;
 
@@ -125,6 +126,33 @@ async fn a_disabled_user_is_out_at_once() {
             1,
             "old tokens stay ended"
         );
+    }
+}
+
+#[tokio::test]
+async fn the_sessions_of_a_disabled_user_end() {
+    for world in worlds().await {
+        let (first, second) = (world.host(7).await, world.host(8).await);
+        let bob = world.assigned("bob", first, "user").await;
+        world.assign(UserId(2), second, "user").await;
+        let alice = world.assigned("alice", first, "user").await;
+        let sessions = [bob.starts(second).await, bob.starts(first).await];
+        let hers = alice.starts(first).await;
+        bob.says(sessions[0], "hi").await.ok();
+        let admin = world.admin().await;
+        admin.patch("/api/users/2", json!({ "is_active": false })).await.ok();
+        for session in sessions {
+            let seen = admin.sees(session).await;
+            assert_eq!(
+                (&seen["status"], &seen["error"]),
+                (&json!("stopped"), &json!("the session's owner was disabled"))
+            );
+        }
+        assert_eq!(admin.sees(hers).await["status"], "starting");
+        let stops = "SELECT COUNT(*) FROM agent_commands WHERE type = 'stop_session' AND state = 'queued'";
+        assert_eq!(world.number(stops).await, 2);
+        let told = "SELECT COUNT(*) FROM audit_log WHERE after LIKE '%\"stopped_sessions\":2%'";
+        assert_eq!(world.number(told).await, 1);
     }
 }
 

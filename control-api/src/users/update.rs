@@ -13,6 +13,7 @@ use super::{One, User};
 use crate::App;
 use crate::body::{At, Body, SecretText, settable};
 use crate::error::ApiError;
+use crate::machines;
 use crate::password;
 use crate::visitor::Visitor;
 use crate::write::{Topic, Write};
@@ -27,7 +28,7 @@ pub(super) struct Changes {
     email: Option<Option<String>>,
     #[schema(value_type = Option<String>)]
     role: Option<Role>,
-    /// `false` ends the user's logins and proxy tokens at once.
+    /// `false` ends the user's logins, proxy tokens and sessions at once.
     is_active: Option<bool>,
     /// A new password. It ends the user's logins, personal API tokens and proxy tokens.
     password: Option<SecretText>,
@@ -42,7 +43,12 @@ struct Recorded<'a> {
     user: &'a User,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     password_reset: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped_sessions: Option<usize>,
 }
+
+/// Why the sessions of a user end who is disabled.
+const DISABLED: &str = "the session's owner was disabled";
 
 /// Changes a user: role, state, password.
 #[utoipa::path(patch, path = "/api/users/{id}", tag = "users", params(("id" = i64, Path)), request_body = Changes,
@@ -72,6 +78,11 @@ pub(super) async fn update(
     };
     let password_reset = new_hash.is_some();
     let mut write = app.write(&permit, &visitor.edge).await?;
+    // Machines and sessions are locked first.
+    let stopped_sessions = match changes.is_active {
+        Some(false) => machines::stop_sessions_of(write.record(), id, DISABLED).await?,
+        _ => 0,
+    };
     let before = lock(&mut write, id).await?;
     let now = app.now();
     if let Some(hash) = new_hash {
@@ -95,6 +106,7 @@ pub(super) async fn update(
         .after(&Recorded {
             user: &after,
             password_reset,
+            stopped_sessions: (stopped_sessions > 0).then_some(stopped_sessions),
         })?
         .wake(Topic::Auth);
     write.commit().await?;
