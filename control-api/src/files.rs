@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::App;
 use crate::body::Params;
 use crate::error::ApiError;
+use crate::machine_path;
 use crate::machines::{self, MachineAt, Presence};
 use crate::queue::{self, NewCommand};
 use crate::visitor::Visitor;
@@ -30,9 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long the question may wait for its agent. Longer than anybody waits for the answer.
 const LIFE: Duration = Duration::from_secs(30);
-
-/// The longest path, in bytes.
-const MAX_PATH: usize = 4_096;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -70,7 +68,7 @@ async fn browse(
 ) -> Result<Json<Found>, ApiError> {
     let machine = Machine::of(&app, &visitor, id).await?;
     let path = match place.path.filter(|path| !path.is_empty()) {
-        Some(path) => absolute(path)?,
+        Some(path) => machine_path::judge("path", &path).map(|()| path)?,
         None => machine.work_dir.clone().unwrap_or_default(),
     };
     machine.ask(&app, &visitor, Command::BrowseDirectory { path }).await
@@ -87,9 +85,7 @@ async fn file(
     MachineAt(id): MachineAt,
     Params(place): Params<Where>,
 ) -> Result<Json<Found>, ApiError> {
-    let machine = Machine::of(&app, &visitor, id).await?;
-    let path = named(place)?;
-    machine.ask(&app, &visitor, Command::ReadFile { path }).await
+    look(&app, &visitor, id, place, |path| Command::ReadFile { path }).await
 }
 
 /// Tells the state of the repository that a directory of a machine is in.
@@ -103,9 +99,7 @@ async fn git_status(
     MachineAt(id): MachineAt,
     Params(place): Params<Where>,
 ) -> Result<Json<Found>, ApiError> {
-    let machine = Machine::of(&app, &visitor, id).await?;
-    let path = named(place)?;
-    machine.ask(&app, &visitor, Command::GitStatus { path }).await
+    look(&app, &visitor, id, place, |path| Command::GitStatus { path }).await
 }
 
 /// Tells what has changed in the repository that a directory of a machine is in.
@@ -119,27 +113,24 @@ async fn git_diff(
     MachineAt(id): MachineAt,
     Params(place): Params<Where>,
 ) -> Result<Json<Found>, ApiError> {
-    let machine = Machine::of(&app, &visitor, id).await?;
-    let path = named(place)?;
-    machine.ask(&app, &visitor, Command::GitDiff { path }).await
+    look(&app, &visitor, id, place, |path| Command::GitDiff { path }).await
 }
 
-fn named(place: Where) -> Result<String, ApiError> {
-    match place.path.filter(|path| !path.is_empty()) {
-        Some(path) => absolute(path),
-        None => Err(ApiError::field("path", "is needed: an absolute path on the machine")),
+/// Asks a machine's agent about a path.
+async fn look(
+    app: &App,
+    visitor: &Visitor,
+    id: MachineId,
+    place: Where,
+    command: impl FnOnce(String) -> Command,
+) -> Result<Json<Found>, ApiError> {
+    let machine = Machine::of(app, visitor, id).await?;
+    let path = place.path.unwrap_or_default();
+    if path.is_empty() {
+        return Err(ApiError::field("path", "is needed: an absolute path on the machine"));
     }
-}
-
-/// The machine may run Windows.
-fn absolute(path: String) -> Result<String, ApiError> {
-    let mut bytes = path.bytes();
-    let drive = matches!((bytes.next(), bytes.next(), bytes.next()), (Some(letter), Some(b':'), Some(b'\\' | b'/')) if letter.is_ascii_alphabetic());
-    if path.len() > MAX_PATH || path.contains('\0') || !(path.starts_with('/') || drive || path.starts_with("\\\\")) {
-        let problem = format!("must be an absolute path of at most {MAX_PATH} bytes");
-        return Err(ApiError::field("path", problem));
-    }
-    Ok(path)
+    machine_path::judge("path", &path)?;
+    machine.ask(app, visitor, command(path)).await
 }
 
 /// A machine that somebody may look at.

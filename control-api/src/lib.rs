@@ -25,6 +25,7 @@ pub mod ledger;
 mod live;
 mod lockout;
 mod login;
+mod machine_path;
 mod machines;
 mod meta;
 mod notifications;

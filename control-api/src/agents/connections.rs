@@ -3,17 +3,17 @@
 //! The newest connection wins. Whoever had it before is woken and finds out by itself.
 
 use ace_policies::{MachineId, TenantId};
-use axum::http::StatusCode;
 use serde_json::json;
 use sqlx::any::AnyArguments;
 use sqlx::query::Query;
 use sqlx::{Any, Row};
 use uuid::Uuid;
 
-use super::{Agent, LEASE, OFFLINE_AFTER, millis};
+use super::credential::unregistered;
+use super::{Agent, LEASE, millis};
 use crate::App;
 use crate::error::ApiError;
-use crate::machines;
+use crate::machines::{self, seen_since};
 use crate::record::{Event, Record};
 use crate::wakeups::Wakeup;
 
@@ -117,8 +117,7 @@ fn counted(put_out: Option<&Holder>, before: Option<&Holder>, now: i64) -> (i64,
 /// Keeps others from changing who is connected until the transaction ends. Errors: 401 where the machine is gone.
 pub(super) async fn lock(record: &mut Record, machine: MachineId) -> Result<(), ApiError> {
     if machines::hold(record.sql(), machine).await?.is_none() {
-        let message = "this machine was unregistered; end its sessions and forget this server";
-        return Err(ApiError::new(StatusCode::UNAUTHORIZED, "machine_unregistered", message));
+        return Err(unregistered());
     }
     Ok(())
 }
@@ -133,7 +132,7 @@ async fn holder(record: &mut Record, machine: MachineId) -> Result<Option<Holder
     Ok(Some(Holder {
         id: row.try_get("connection_id")?,
         is_connected: row.try_get::<i64, _>("expires_at")? > now,
-        is_online: row.try_get::<i64, _>("seen_at")? > now - millis(OFFLINE_AFTER),
+        is_online: row.try_get::<i64, _>("seen_at")? > seen_since(now),
         takeovers: row.try_get("takeovers")?,
         takeovers_since: row.try_get("takeovers_since")?,
     }))

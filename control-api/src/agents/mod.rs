@@ -41,9 +41,6 @@ const MAX_BODY_BYTES: usize = 2 << 20;
 /// How long a connection counts as held after its last renewal.
 pub(crate) const LEASE: Duration = Duration::from_secs(15);
 
-/// How long a machine counts as online after its agent's last sign of life.
-pub(crate) const OFFLINE_AFTER: Duration = Duration::from_secs(180);
-
 pub(crate) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(message))

@@ -118,9 +118,9 @@ fn sized(capabilities: &Value) -> Result<String, ApiError> {
     Ok(capabilities)
 }
 
-/// What is kept of an agent's words: no more than people read, and no character that a database refuses.
+/// What is kept of a name or a path.
 pub(super) fn text(text: &str) -> String {
-    text.chars().filter(|char| *char != '\0').take(MAX_TEXT).collect()
+    sessions::bounded(text, MAX_TEXT)
 }
 
 /// Locks a session for a report on it. Errors: 403 where it is not this machine's, whether or not there is one.

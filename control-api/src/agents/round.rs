@@ -8,9 +8,10 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::links::Held;
-use super::{LEASE, OFFLINE_AFTER, connections, lost, millis};
+use super::{LEASE, connections, lost, millis};
 use crate::App;
 use crate::error::ApiError;
+use crate::machines::seen_since;
 use crate::queue;
 use crate::wakeups::Wakeup;
 
@@ -108,7 +109,7 @@ async fn wake(app: &App) -> Result<(), ApiError> {
 
 /// Tells of machines that gave no sign for long. Any node does it; the row is there for one of them.
 async fn lapse(app: &App) -> Result<(), ApiError> {
-    let until = app.now() - millis(OFFLINE_AFTER);
+    let until = seen_since(app.now());
     let rows = sqlx::query("SELECT machine_id FROM agent_connections WHERE seen_at <= $1")
         .bind(until)
         .fetch_all(&app.db().read)

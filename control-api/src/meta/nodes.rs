@@ -8,10 +8,8 @@ use utoipa::ToSchema;
 use crate::App;
 use crate::background::NODE_LEASE_MS;
 use crate::error::ApiError;
+use crate::machines::seen_since;
 use crate::when::When;
-
-/// After how long without a sign an agent counts as offline, in milliseconds.
-const OFFLINE_AFTER_MS: i64 = 180_000;
 
 /// What runs, and what waits.
 #[derive(Serialize, ToSchema)]
@@ -70,7 +68,7 @@ impl Parts {
     pub async fn read(app: &App) -> Result<Self, ApiError> {
         let now = app.now();
         let row = sqlx::query(LOOK)
-            .bind(now - OFFLINE_AFTER_MS)
+            .bind(seen_since(now))
             .bind(now)
             .fetch_one(&app.db().read)
             .await?;

@@ -147,8 +147,7 @@ async fn approval(record: &mut Record, event: &Happened) -> Result<Told, ApiErro
 }
 
 async fn session(record: &mut Record, event: &Happened) -> Result<Told, ApiError> {
-    let state = event.text("status").or_else(|| event.text("state"));
-    let (kind, title, end) = match state {
+    let (kind, title, end) = match event.text("status") {
         Some("completed") => ("session.completed", "A session is done", "is done."),
         Some("error") => ("session.error", "A session broke off", "could not go on"),
         _ => return Ok(None),

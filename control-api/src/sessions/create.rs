@@ -16,15 +16,13 @@ use super::view::{One, Session};
 use super::{start, store};
 use crate::body::Body;
 use crate::error::{ApiError, OnConstraint};
-use crate::machines;
 use crate::visitor::Visitor;
 use crate::write::Write;
-use crate::{App, chance};
+use crate::{App, chance, machine_path, machines};
 
 /// The CLI of a session that names none.
 const DEFAULT_TOOL: &str = "qwen-code-cli";
 
-const MAX_PATH_BYTES: usize = 4096;
 const MAX_NAME_BYTES: usize = 200;
 
 /// The session that is asked for.
@@ -117,7 +115,7 @@ fn judge(wish: Wish) -> Result<Judged, ApiError> {
         let message = "project_path: say in which directory of the machine";
         ApiError::bad("project_path_required", message)
     })?;
-    refuse_path(&project_path)?;
+    machine_path::judge("project_path", &project_path)?;
     Ok(Judged {
         machine,
         project_path,
@@ -126,23 +124,6 @@ fn judge(wish: Wish) -> Result<Judged, ApiError> {
         title: title(given(wish.title))?,
         permission_mode: name("permission_mode", given(wish.permission_mode))?,
     })
-}
-
-/// Absolute on any system: `/srv/app`, `C:\app`, `\\server\share`.
-fn refuse_path(path: &str) -> Result<(), ApiError> {
-    let drive = |path: &str| {
-        let bytes = path.as_bytes();
-        matches!(bytes, [letter, b':', b'\\' | b'/', ..] if letter.is_ascii_alphabetic())
-    };
-    if path.len() > MAX_PATH_BYTES || path.chars().any(char::is_control) {
-        let problem = format_args!("must have at most {MAX_PATH_BYTES} bytes and no control characters").to_string();
-        return Err(ApiError::field("project_path", problem));
-    }
-    if path.starts_with('/') || path.starts_with("\\\\") || drive(path) {
-        return Ok(());
-    }
-    let problem = "must be an absolute path on the machine, such as /home/user/project";
-    Err(ApiError::field("project_path", problem))
 }
 
 /// A name that ends up on a command line or in a request, so no option and no control characters.

@@ -25,7 +25,7 @@ pub(crate) use access::Party;
 pub(crate) use report::{command_failed, reported};
 pub(crate) use start::{push, start};
 pub(crate) use steer::stop_now;
-pub(crate) use store::{SessionRow, lock, set_state, tell};
+pub(crate) use store::{SessionRow, bounded, lock, set_state, tell};
 pub(crate) use totals::{Totals, totals};
 pub(crate) use view::Output;
 

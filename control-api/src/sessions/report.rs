@@ -4,7 +4,7 @@ use ace_policies::session::{Report, State, after_report};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::store::{self, SessionRow, bounded, set_state};
+use super::store::{self, MAX_SENTENCE, SessionRow, bounded, set_state};
 use crate::error::ApiError;
 use crate::record::Record;
 use crate::wakeups::Wakeup;
@@ -74,9 +74,10 @@ pub(crate) async fn command_failed(
     if run != row.run {
         return Ok(());
     }
-    let problem = json!({ "command_id": command_id, "code": bounded(code), "message": bounded(message) });
+    let [code, message] = [code, message].map(|text| bounded(text, MAX_SENTENCE));
+    let problem = json!({ "command_id": command_id, "code": code, "message": message });
     if is_start && row.status.is_live() {
-        set_state(record, row, State::Error, Some(message)).await?;
+        set_state(record, row, State::Error, Some(&message)).await?;
     } else {
         sqlx::query("UPDATE agent_sessions SET problem = $1, updated_at = $2 WHERE session_id = $3")
             .bind(problem.to_string())

@@ -129,7 +129,7 @@ pub(crate) async fn set_state(
     }
     let ends = row.status.is_live() && !state.is_live();
     let now = record.app().now();
-    let error = error.map(bounded);
+    let error = error.map(|error| bounded(error, MAX_SENTENCE));
     let changed = sqlx::query(
         "UPDATE agent_sessions SET status = $1, error = $2, updated_at = $3, paused_at = $4, ended_at = $5,
                 busy = CASE WHEN $6 = 1 THEN busy ELSE 0 END, token_generation = token_generation + $7
@@ -168,10 +168,12 @@ pub(crate) fn tell(record: &mut Record, row: &SessionRow, kind: &'static str, da
     record.tell(event);
 }
 
+/// How long a sentence for people may be, in characters.
+pub(super) const MAX_SENTENCE: usize = 2_000;
+
 /// What is kept of an agent's words: no more than people read, and no character that a database refuses.
-pub(crate) fn bounded(text: &str) -> String {
-    const MAX_CHARS: usize = 2_000;
-    text.chars().filter(|char| *char != '\0').take(MAX_CHARS).collect()
+pub(crate) fn bounded(text: &str, max_chars: usize) -> String {
+    text.chars().filter(|char| *char != '\0').take(max_chars).collect()
 }
 
 /// How many sessions run on a machine, or could at once. The machine must be locked, or the count may be stale when it is used.
