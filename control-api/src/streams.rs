@@ -83,6 +83,11 @@ mod tests {
             let session = alice.open("GET", &stream, Body::empty()).await;
             assert_eq!([live.status(), session.status()], [200, 200]);
             for path in ["/api/live", stream.as_str()] {
+                assert_eq!(
+                    alice.status("GET", path, None).await,
+                    429,
+                    "nothing that goes on for ever"
+                );
                 let refused = alice.get(path).await.refused(429, "too_many_streams");
                 assert_eq!(refused.header("retry-after"), "10");
             }

@@ -3,7 +3,7 @@
 mod acts;
 mod create;
 mod list;
-mod races;
+mod rights;
 mod tidy;
 
 use ace_policies::session::Report;

@@ -401,26 +401,3 @@ async fn others_do_not_know_of_a_session_but_admins_steer_it() {
         }
     }
 }
-
-#[tokio::test]
-async fn who_has_lost_the_machine_can_look_and_stop_but_not_go_on() {
-    for world in worlds().await {
-        let machine = world.host(7).await;
-        let alice = world.assigned("alice", machine, "user").await;
-        let id = alice.starts(machine).await;
-        world.run("DELETE FROM machine_assignments", &[]).await;
-        alice.sees(id).await;
-        alice.says(id, "hi").await.refused(403, "not_assigned");
-        alice
-            .put(&at(id, "/model"), json!({ "model": "m" }))
-            .await
-            .refused(403, "not_assigned");
-        alice.act(id, "/stop").await.ok();
-        alice.act(id, "/resume").await.refused(403, "not_assigned");
-        world.run("DELETE FROM agent_connections", &[]).await;
-        world.run("DELETE FROM remote_machines", &[]).await;
-        let refused = alice.act(id, "/resume").await.refused(409, "not_resumable");
-        assert_eq!(refused.json["session_status"], "stopped");
-        assert_eq!(alice.sees(id).await["machine_name"], "box", "what was stays readable");
-    }
-}

@@ -1,4 +1,4 @@
-//! A right that is lost while somebody waits for the machine's lock.
+//! A right to a machine that is lost: before somebody acts, or while they wait for the machine's lock.
 
 use std::time::Duration;
 
@@ -60,6 +60,29 @@ async fn alice(world: &World) -> (Client, MachineId, String, String) {
     let session = alice.starts(machine).await;
     world.reports(session, 1, Report::Error, None).await;
     (alice, machine, at(session, "/chat"), at(session, "/resume"))
+}
+
+#[tokio::test]
+async fn who_has_lost_the_machine_can_look_and_stop_but_not_go_on() {
+    for world in worlds().await {
+        let machine = world.host(7).await;
+        let alice = world.assigned("alice", machine, "user").await;
+        let id = alice.starts(machine).await;
+        world.run("DELETE FROM machine_assignments", &[]).await;
+        alice.sees(id).await;
+        alice.says(id, "hi").await.refused(403, "not_assigned");
+        alice
+            .put(&at(id, "/model"), json!({ "model": "m" }))
+            .await
+            .refused(403, "not_assigned");
+        alice.act(id, "/stop").await.ok();
+        alice.act(id, "/resume").await.refused(403, "not_assigned");
+        world.run("DELETE FROM agent_connections", &[]).await;
+        world.run("DELETE FROM remote_machines", &[]).await;
+        let refused = alice.act(id, "/resume").await.refused(409, "not_resumable");
+        assert_eq!(refused.json["session_status"], "stopped");
+        assert_eq!(alice.sees(id).await["machine_name"], "box", "what was stays readable");
+    }
 }
 
 #[tokio::test]
