@@ -1,12 +1,12 @@
 //! A CLI and its driver at work: lines are read, translated and printed, inputs are written, and its end is told.
 //!
-//! What it prints goes straight to the spool, and nothing more is read from it before that has room.
+//! What it prints goes straight to the spool, and nothing more is read from it before there is room for that.
 
 use std::{collections::VecDeque, fs, io, path::PathBuf, sync::Arc, time::SystemTime};
 
 use ace_policies::{
     SessionId,
-    wire::{Failure, FailureCode, MAX_BATCH_BYTES, Stream},
+    wire::{Failure, FailureCode, Stream},
 };
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -18,9 +18,9 @@ use crate::{
     adapter::{Adapter, Feature, Given, is_plain_name},
     driver::{Act, Acts, Driver, Exit, Input, Refused, Setting, Told},
     millis,
-    process::{Order, Process, Sign, environment::CliEnvironment, lines},
+    process::{Order, Process, Sign, environment::CliEnvironment},
     supervisor::{End, Event, ProcessNumber},
-    uplink::Up,
+    uplink::{Room, Taken, Up},
 };
 
 /// What a conversation is with, and where its words go.
@@ -92,6 +92,7 @@ impl Conversation {
             running: None,
             driver,
             prints: VecDeque::new(),
+            left_out: 0,
             held: false,
             ending: None,
             conversation: self,
@@ -133,30 +134,39 @@ fn failed(message: String) -> Failure {
     }
 }
 
+struct Printed {
+    stream: Stream,
+    data: Vec<u8>,
+    left_out: u64,
+}
+
 struct Talk {
     conversation: Conversation,
     driver: Driver,
     running: Option<Running>,
     /// Printed and not yet with the spool.
-    prints: VecDeque<(Stream, Vec<u8>)>,
+    prints: VecDeque<Printed>,
+    /// So much of the line that is being read was not kept.
+    left_out: u64,
     held: bool,
     ending: Option<u64>,
 }
 
 impl Talk {
     async fn run(mut self, mut asks: mpsc::UnboundedReceiver<Ask>) -> End {
-        let out = self.conversation.out.clone();
+        let (out, room) = (self.conversation.out.clone(), Room::default());
         loop {
             let may_read = self.prints.is_empty();
+            let bytes = self.prints.front().map_or(0, |print| print.data.len());
             if may_read && self.running.is_none() && (self.ending.is_some() || !self.driver.is_one_shot()) {
                 return End::Exit(Exit::default());
             }
             tokio::select! {
-                permit = out.reserve(), if !may_read => {
-                    let (Ok(permit), Some(print)) = (permit, self.prints.pop_front()) else {
+                place = place(&out, &room, bytes), if !may_read => {
+                    let (Some((permit, taken)), Some(print)) = (place, self.prints.pop_front()) else {
                         return End::Exit(Exit::default());
                     };
-                    permit.send(self.up(print));
+                    permit.send(self.up(print, taken));
                 }
                 ask = asks.recv() => match ask {
                     Some(ask) => self.ask(ask),
@@ -164,7 +174,7 @@ impl Talk {
                 },
                 news = running::next(&mut self.running, may_read) => {
                     if let Some(end) = self.news(news) {
-                        self.drain(&out).await;
+                        self.drain(&out, &room).await;
                         return End::Exit(end);
                     }
                 }
@@ -172,21 +182,24 @@ impl Talk {
         }
     }
 
-    async fn drain(&mut self, out: &mpsc::Sender<Up>) {
+    async fn drain(&mut self, out: &mpsc::Sender<Up>, room: &Room) {
         while let Some(print) = self.prints.pop_front() {
-            if out.send(self.up(print)).await.is_err() {
+            let Some((permit, taken)) = place(out, room, print.data.len()).await else {
                 return;
-            }
+            };
+            permit.send(self.up(print, taken));
         }
     }
 
-    fn up(&self, (stream, data): (Stream, Vec<u8>)) -> Up {
+    fn up(&self, print: Printed, taken: Taken) -> Up {
         let (session_id, at) = (self.conversation.session_id, millis((self.conversation.clock)()));
         Up::Print {
             session_id,
-            stream,
-            data,
+            stream: print.stream,
+            data: print.data,
+            left_out: print.left_out,
             at,
+            room: Some(taken),
         }
     }
 
@@ -272,13 +285,14 @@ impl Talk {
     fn news(&mut self, news: News) -> Option<Exit> {
         match news {
             News::Stdout(line) => {
+                self.left_out = line.left_out;
                 let acts = self.driver.line(line.data);
                 self.follow(acts);
-                self.mark(line.left_out);
+                self.tell_of_left_out();
             }
             News::Stderr(line) => {
+                self.left_out = line.left_out;
                 self.print(Stream::Stderr, line.data);
-                self.mark(line.left_out);
             }
             News::Ended(exit) => {
                 self.running = None;
@@ -323,17 +337,26 @@ impl Talk {
         self.conversation.adapter.can(Feature::Resume) && is_plain_name(conversation)
     }
 
-    fn print(&mut self, stream: Stream, mut data: Vec<u8>) {
-        let left_out = lines::fit(&mut data);
-        debug_assert!(data.len() <= MAX_BATCH_BYTES);
-        self.prints.push_back((stream, data));
-        self.mark(left_out);
-    }
-
-    fn mark(&mut self, left_out: u64) {
+    /// Where nothing was printed of a line that was too long, its end is not told there.
+    fn tell_of_left_out(&mut self) {
+        let left_out = std::mem::take(&mut self.left_out);
         if left_out > 0 {
-            let text = format!("the line before was too long: its last {left_out} bytes are left out\n");
-            self.prints.push_back((Stream::System, text.into_bytes()));
+            let text = format!("a line was too long: its last {left_out} bytes are left out\n");
+            self.print(Stream::System, text.into_bytes());
         }
     }
+
+    fn print(&mut self, stream: Stream, data: Vec<u8>) {
+        self.prints.push_back(Printed {
+            stream,
+            data,
+            left_out: std::mem::take(&mut self.left_out),
+        });
+    }
+}
+
+/// A place on the way to the spool, as soon as there is one and room for so many bytes.
+async fn place<'a>(out: &'a mpsc::Sender<Up>, room: &Room, bytes: usize) -> Option<(mpsc::Permit<'a, Up>, Taken)> {
+    let taken = room.take(bytes).await;
+    Some((out.reserve().await.ok()?, taken))
 }

@@ -250,7 +250,9 @@ impl Runner {
                     session_id,
                     stream,
                     data,
+                    left_out: 0,
                     at,
+                    room: None,
                 });
             }
             Effect::Token {

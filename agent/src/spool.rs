@@ -1,8 +1,9 @@
 //! Output on its way to the server: numbered, on disk, and kept until the server says that it has it.
 //!
 //! A line is sent only once it is safely on disk, so that the server never has a number that a power cut takes back from us. What
-//! is here is bounded: first the CLIs wait, and only when that does not help are lines dropped, and the session's viewers told.
+//! is here is bounded: first the session's CLI waits, and only when that does not help are lines dropped, and the session's viewers told.
 
+mod backlog;
 mod cut;
 mod intake;
 mod record;
@@ -57,6 +58,8 @@ struct Track {
     /// The last line that a power cut cannot take away.
     safe: i64,
     dropped: Option<Dropped>,
+    /// Its disk fails: that was told.
+    failing: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -104,8 +107,14 @@ impl Spool {
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
             let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            if let Some(id) = id.filter(|_| entry.path().is_dir()) {
-                sessions.insert(id, Track::open(&entry.path(), 1)?);
+            let Some(id) = id.filter(|_| entry.path().is_dir()) else {
+                continue;
+            };
+            match Track::open(&entry.path(), 1) {
+                Ok(track) => _ = sessions.insert(id, track),
+                Err(error) => {
+                    tracing::error!(session = %id, %error, "a session's output cannot be read; the others go on")
+                }
             }
         }
         Ok(Self {
@@ -122,7 +131,7 @@ impl Spool {
 
     /// Appends a line and tells its number; `None` where it was dropped. It can be sent after the next [`Self::sync`].
     pub fn append(&self, session: SessionId, stream: Stream, at: i64, data: &[u8]) -> Result<Option<i64>, Full> {
-        let data = cut::fitting(data);
+        let data = cut::fitting(data, 0);
         let mut inner = self.lock();
         match inner.append(session, stream, at, &data) {
             Ok(seq) => Ok(Some(seq)),
@@ -144,17 +153,17 @@ impl Spool {
         let _ = track.lines.append(Stream::System, at, text.as_bytes());
     }
 
-    /// Makes everything so far outlive a power cut, and thereby ready to be sent. Blocks; appending goes on meanwhile.
-    pub fn sync(&self) -> io::Result<()> {
-        let unsafe_yet = self.lock().unsafe_yet()?;
+    /// Makes everything so far outlive a power cut, and thereby ready to be sent. Blocks; appending goes on meanwhile. False where that
+    /// is to be tried again for a session; it holds up no other.
+    pub fn sync(&self) -> bool {
+        let unsafe_yet = self.lock().unsafe_yet();
+        let mut all = true;
         for (session, last, file) in unsafe_yet {
-            file.sync_data()?;
-            if let Some(track) = self.lock().sessions.get_mut(&session) {
-                track.safe = track.safe.max(last);
-            }
+            let synced = file.and_then(|file| file.sync_data());
+            all &= self.lock().synced(session, last, synced);
         }
         self.ready.notify_waiters();
-        Ok(())
+        all
     }
 
     /// Waits until something may have become ready to be sent.
@@ -289,12 +298,32 @@ impl Inner {
     }
 
     /// The sessions with lines that a power cut could take away, the last of them, and the file they are in.
-    fn unsafe_yet(&mut self) -> io::Result<Vec<(SessionId, i64, Arc<File>)>> {
+    fn unsafe_yet(&mut self) -> Vec<(SessionId, i64, io::Result<Arc<File>>)> {
         let tracks = self.sessions.iter_mut();
         let unsafe_yet = tracks.filter(|(_, track)| track.safe < track.lines.next() - 1);
         unsafe_yet
-            .map(|(session, track)| Ok((*session, track.lines.next() - 1, track.lines.appended()?)))
+            .map(|(session, track)| (*session, track.lines.next() - 1, track.lines.appended()))
             .collect()
+    }
+
+    /// Notes that lines are safe up to `last`, or makes up for it that they are not.
+    fn synced(&mut self, session: SessionId, last: i64, synced: io::Result<()>) -> bool {
+        let Some(track) = self.sessions.get_mut(&session) else {
+            return true;
+        };
+        let made_safe = match synced {
+            Ok(()) => Ok(last),
+            Err(_) => track.lines.rewrite().map(|()| track.lines.next() - 1),
+        };
+        match made_safe {
+            Ok(last) => track.safe = track.safe.max(last),
+            Err(ref error) if !track.failing => {
+                tracing::error!(session = %session, %error, "output cannot be made safe; it waits, and is written anew");
+            }
+            Err(_) => {}
+        }
+        track.failing = made_safe.is_err();
+        !track.failing
     }
 
     fn room_for(&self, session: SessionId, size: u64) -> Result<(), Full> {
@@ -354,6 +383,7 @@ impl Track {
             safe: lines.next() - 1,
             lines,
             dropped: None,
+            failing: false,
         })
     }
 

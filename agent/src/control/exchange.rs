@@ -7,7 +7,7 @@ use std::{
 
 use ace_policies::{
     SessionId,
-    wire::{Cli, FromAgent, ToAgent},
+    wire::{Cli, FromAgent, Line, ToAgent},
 };
 use tokio::{
     sync::watch,
@@ -93,7 +93,7 @@ impl<'a> Exchange<'a> {
         }
         match self.end(now) {
             Some(lost) => Err(lost),
-            None => self.output(now).await,
+            None => Ok(self.output(now).await),
         }
     }
 
@@ -116,19 +116,25 @@ impl<'a> Exchange<'a> {
         Some(message)
     }
 
-    async fn output(&mut self, now: Instant) -> Result<Option<FromAgent>, Lost> {
-        let Some((session_id, from)) = self.flow.next(&self.shared.spool.pending(), now) else {
-            return Ok(None);
-        };
+    async fn output(&mut self, now: Instant) -> Option<FromAgent> {
+        while let Some((session_id, from)) = self.flow.next(&self.shared.spool.pending(), now) {
+            let lines = self.read(session_id, from).await;
+            if let Some(last) = lines.last() {
+                self.flow.sent(session_id, last.seq, now);
+                return Some(FromAgent::Output { session_id, lines });
+            }
+            self.flow.unreadable(session_id, now);
+        }
+        None
+    }
+
+    async fn read(&self, session: SessionId, from: i64) -> Vec<Line> {
         let spool = self.shared.spool.clone();
-        let read = tokio::task::spawn_blocking(move || spool.batch(session_id, from)).await;
-        let lines = read.map_err(io::Error::other).flatten().unwrap_or_else(|error| {
-            tracing::error!(session = %session_id, %error, "the spool cannot be read");
+        let read = tokio::task::spawn_blocking(move || spool.batch(session, from)).await;
+        read.map_err(io::Error::other).flatten().unwrap_or_else(|error| {
+            tracing::error!(%session, %error, "the spool cannot be read");
             Vec::new()
-        });
-        let Some(last) = lines.last() else { return Ok(None) };
-        self.flow.sent(session_id, last.seq, now);
-        Ok(Some(FromAgent::Output { session_id, lines }))
+        })
     }
 
     fn deadline(&self) -> Instant {

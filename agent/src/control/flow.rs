@@ -17,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// After falling back, the answers to what was under way still come in; they are no reason to fall back again.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// What cannot be read from the disk is tried again after this time.
+const UNREADABLE: Duration = Duration::from_secs(10);
+
 /// One connection's output.
 #[derive(Default)]
 pub(super) struct Flow {
@@ -34,6 +37,8 @@ struct Flight {
     /// When what is under way is sent again, if nothing comes before.
     due: Option<Instant>,
     settling: Option<Instant>,
+    /// Until when it is not tried to read it.
+    unreadable: Option<Instant>,
 }
 
 impl Flow {
@@ -46,10 +51,10 @@ impl Flow {
 
     /// The session whose turn it is, and after which line its next batch begins.
     pub fn next(&mut self, pending: &[Pending], now: Instant) -> Option<(SessionId, i64)> {
-        let mut ready: Vec<_> = pending
-            .iter()
-            .filter_map(|pending| self.waiting(pending, now))
-            .collect();
+        self.sessions
+            .iter_mut()
+            .for_each(|(session, flight)| flight.expire(*session, now));
+        let mut ready: Vec<_> = pending.iter().filter_map(|pending| self.waiting(pending)).collect();
         ready.sort_unstable();
         let after_last = ready.iter().find(|(session, _)| Some(*session) > self.last);
         let chosen = *after_last.or(ready.first())?;
@@ -57,14 +62,11 @@ impl Flow {
         Some(chosen)
     }
 
-    fn waiting(&mut self, pending: &Pending, now: Instant) -> Option<(SessionId, i64)> {
+    fn waiting(&mut self, pending: &Pending) -> Option<(SessionId, i64)> {
         let flight = self.sessions.entry(pending.session_id).or_default();
-        if flight.due.is_some_and(|due| now >= due) {
-            tracing::warn!(session = %pending.session_id, "output was not acknowledged; it is sent again");
-            flight.fall_back(now);
-        }
         let from = flight.sent.max(pending.acked);
-        (flight.under_way.len() < WINDOW && pending.safe > from).then_some((pending.session_id, from))
+        let can_go = flight.under_way.len() < WINDOW && flight.unreadable.is_none();
+        (can_go && pending.safe > from).then_some((pending.session_id, from))
     }
 
     /// A batch goes out.
@@ -73,6 +75,11 @@ impl Flow {
         flight.sent = last;
         flight.under_way.push_back(last);
         flight.due.get_or_insert(now + PATIENCE);
+    }
+
+    /// A session's output cannot be read: others have their turn meanwhile.
+    pub fn unreadable(&mut self, session: SessionId, now: Instant) {
+        self.sessions.entry(session).or_default().unreadable = Some(now + UNREADABLE);
     }
 
     /// The last line of a session that was sent, or that the server has.
@@ -100,11 +107,23 @@ impl Flow {
 
     /// When something may be due although nothing happened.
     pub fn deadline(&self) -> Option<Instant> {
-        self.sessions.values().filter_map(|flight| flight.due).min()
+        let flights = self.sessions.values();
+        flights
+            .flat_map(|flight| [flight.due, flight.unreadable])
+            .flatten()
+            .min()
     }
 }
 
 impl Flight {
+    fn expire(&mut self, session: SessionId, now: Instant) {
+        if self.due.is_some_and(|due| now >= due) {
+            tracing::warn!(%session, "output was not acknowledged; it is sent again");
+            self.fall_back(now);
+        }
+        self.unreadable.take_if(|until| now >= *until);
+    }
+
     fn fall_back(&mut self, now: Instant) {
         self.sent = self.acked;
         self.under_way.clear();
@@ -180,5 +199,19 @@ mod tests {
         assert_eq!(flow.next(&all, now), None);
         assert_eq!(flow.deadline(), Some(now + PATIENCE));
         assert_eq!(flow.next(&all, now + PATIENCE), Some((ONE, 10)));
+    }
+
+    #[test]
+    fn what_cannot_be_read_lets_others_pass_and_is_tried_again() {
+        let (mut flow, now) = (Flow::default(), Instant::now());
+        let all = [pending(ONE, 0, 1), pending(TWO, 0, 1)];
+        assert_eq!(flow.next(&all, now), Some((ONE, 0)));
+        flow.unreadable(ONE, now);
+        assert_eq!(flow.next(&all, now), Some((TWO, 0)));
+        flow.sent(TWO, 1, now);
+        assert_eq!(flow.next(&all, now), None);
+        assert_eq!(flow.deadline(), Some(now + UNREADABLE));
+        assert_eq!(flow.next(&all, now + UNREADABLE), Some((ONE, 0)));
+        assert_eq!(flow.deadline(), Some(now + PATIENCE));
     }
 }

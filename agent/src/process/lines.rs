@@ -2,10 +2,9 @@
 
 use std::io;
 
-use ace_policies::wire::MAX_BATCH_BYTES;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// The longest line that is kept whole, in bytes.
+/// The longest line that is kept whole, in bytes: twice what a message takes, so that what is cut for that is masked first.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
 /// A line, its newline included where there was one.
@@ -89,31 +88,6 @@ fn shorten(data: &mut Vec<u8>, to: usize) -> u64 {
     more as u64
 }
 
-/// The most that a line may take in a message, with what JSON needs to write it down: messages are bounded, and control characters
-/// take six bytes each.
-const MAX_WRITTEN_BYTES: usize = 960 << 10;
-
-/// Cuts a line to what one message holds. Answers how many bytes were left out.
-pub fn fit(data: &mut Vec<u8>) -> u64 {
-    let mut written = 0;
-    let fits = data.iter().take(MAX_BATCH_BYTES).take_while(|byte| {
-        written += match byte {
-            b'"' | b'\\' => 2,
-            0..=31 | 127 => 6,
-            _ => 1,
-        };
-        written <= MAX_WRITTEN_BYTES
-    });
-    let mut end = fits.count();
-    if end < data.len() {
-        // Not in the middle of a character.
-        end -= (0..4.min(end))
-            .find(|back| data[end - back] & 0xc0 != 0x80)
-            .unwrap_or(0);
-    }
-    shorten(data, end)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,19 +129,5 @@ mod tests {
             (MAX_LINE_BYTES, 2 * MAX_LINE_BYTES as u64 + 1)
         );
         assert_eq!((read[2].data.as_slice(), read[2].left_out), (&b"c\n"[..], 0));
-    }
-
-    #[test]
-    fn a_printed_line_fits_in_a_message() {
-        let mut plain = vec![b'a'; MAX_BATCH_BYTES];
-        assert_eq!(fit(&mut plain), 0);
-        let mut accents = "é".repeat(MAX_BATCH_BYTES).into_bytes();
-        accents.insert(0, b'a');
-        fit(&mut accents);
-        assert!(str::from_utf8(&accents).is_ok());
-        let mut escapes = vec![0x1b; MAX_BATCH_BYTES];
-        assert!(fit(&mut escapes) > 0);
-        let line = ace_policies::wire::Data(escapes);
-        assert!(serde_json::to_vec(&line).unwrap().len() < ace_policies::wire::MAX_MESSAGE_BYTES);
     }
 }

@@ -7,9 +7,11 @@ use ace_policies::wire::MAX_BATCH_BYTES;
 /// The longest a line may be in a message, as JSON spells it: a message takes a megabyte, and holds more than one line's data.
 const MAX_JSON_BYTES: usize = 900 << 10;
 
+/// What a message needs for a line beside its data.
+const AROUND: usize = 96;
+
 /// How many bytes of JSON a line's data takes, at most.
 pub(super) fn json_size(data: &[u8]) -> usize {
-    const AROUND: usize = 96;
     let inner = match str::from_utf8(data) {
         Ok(_) => data.iter().map(|byte| spelled(*byte)).sum(),
         Err(_) => data.len().div_ceil(3) * 4,
@@ -26,19 +28,21 @@ const fn spelled(byte: u8) -> usize {
     }
 }
 
-/// A line that fits; what is cut off is told at its end.
-pub(super) fn fitting(data: &[u8]) -> Cow<'_, [u8]> {
-    let whole = data.len();
+/// A line that fits; what is cut off, and what was left out of it before, is told at its end.
+pub(super) fn fitting(data: &[u8], left_out: u64) -> Cow<'_, [u8]> {
+    let whole = data.len() as u64 + left_out;
     let mark = |kept: usize| format!("…[ace-agent: cut after {kept} of {whole} bytes]\n");
-    let room = mark(whole).len();
-    if whole <= MAX_BATCH_BYTES && json_size(data) <= MAX_JSON_BYTES {
+    let room = mark(data.len()).len();
+    // With its mark it fits, and is not cut again. The newline takes two bytes.
+    let most = MAX_JSON_BYTES - AROUND - room - 1;
+    if left_out == 0 && data.len() <= MAX_BATCH_BYTES && json_size(data) <= MAX_JSON_BYTES {
         return Cow::Borrowed(data);
     }
     let mut keep = 0;
     let mut spent = 0;
-    while keep < whole.min(MAX_BATCH_BYTES - room) {
+    while keep < data.len().min(MAX_BATCH_BYTES - room) {
         spent += spelled(data[keep]);
-        if spent > MAX_JSON_BYTES - room {
+        if spent > most {
             break;
         }
         keep += 1;
@@ -72,7 +76,8 @@ mod tests {
     #[track_caller]
     fn check(data: Vec<u8>, cut: bool) {
         let whole = data.len();
-        let fitted = fitting(&data).into_owned();
+        let fitted = fitting(&data, 0).into_owned();
+        assert!(fitting(&fitted, 0) == fitted, "nothing is cut twice: {whole} bytes");
         assert!(fitted.len() <= MAX_BATCH_BYTES);
         assert_eq!(fitted != data, cut, "{whole} bytes");
         let line = Line {
@@ -101,7 +106,11 @@ mod tests {
         check(vec![0xff; 300_000], false);
         check(vec![0xff; 3_000_000], true);
         check("é".repeat(MAX_BATCH_BYTES).into_bytes(), true);
-        assert!(str::from_utf8(&fitting("é".repeat(MAX_BATCH_BYTES).as_bytes())).is_ok());
+        assert!(str::from_utf8(&fitting("é".repeat(MAX_BATCH_BYTES).as_bytes(), 0)).is_ok());
         check(vec![], false);
+        // Between what was once cut by others and what is cut here.
+        check(vec![0x1b; 150_000], false);
+        let marked = fitting(b"the beginning", 1 << 20).into_owned();
+        assert!(marked.ends_with(b"cut after 13 of 1048589 bytes]\n"));
     }
 }

@@ -30,6 +30,8 @@ pub(super) struct Lines {
     file: Option<Arc<File>>,
     next: i64,
     last_at: i64,
+    /// The last segment could not be made safe: the system may have dropped what it did not write, and call the next try a success.
+    suspect: bool,
     /// Where the reader stands: most batches go on where the one before ended.
     cursor: Option<Cursor>,
 }
@@ -65,6 +67,7 @@ impl Lines {
             file: None,
             next: floor,
             last_at: 0,
+            suspect: false,
             cursor: None,
         };
         if let Some((first, bytes)) = lines.segments.back().map(|last| (last.first, last.bytes)) {
@@ -104,6 +107,7 @@ impl Lines {
     pub fn skip_to(&mut self, floor: i64) -> io::Result<()> {
         if floor > self.next {
             self.next = floor;
+            self.let_go();
             self.roll()?;
             self.forget_before(floor)?;
         }
@@ -139,6 +143,9 @@ impl Lines {
     }
 
     fn appender(&mut self) -> io::Result<Arc<File>> {
+        if self.suspect {
+            return Err(io::Error::other("what was written before is not safe yet"));
+        }
         if let Some(file) = &self.file {
             return Ok(file.clone());
         }
@@ -155,9 +162,61 @@ impl Lines {
         self.appender()
     }
 
+    /// Nobody needs what is in the last segment: whether it is safe makes no difference.
+    fn let_go(&mut self) {
+        self.file = None;
+        self.suspect = false;
+    }
+
+    /// Writes the last segment once more, into another file that takes its place, and makes that safe. What can no longer be read of
+    /// it is told in its place. Until it succeeds nothing can be appended.
+    pub fn rewrite(&mut self) -> io::Result<()> {
+        (self.suspect, self.file, self.cursor) = (true, None, None);
+        let Some(first) = self.segments.back().map(|last| last.first) else {
+            self.suspect = false;
+            return Ok(());
+        };
+        let everything = Limits {
+            lines: usize::MAX,
+            bytes: usize::MAX,
+            up_to: self.next - 1,
+        };
+        let mut bytes = Vec::new();
+        for line in self.after(first - 1, everything)? {
+            record::encode(line.seq, line.at, line.stream, &line.data.0, &mut bytes);
+        }
+        self.replace_last(first, &bytes)?;
+        (self.suspect, self.cursor) = (false, None);
+        Ok(())
+    }
+
+    fn replace_last(&mut self, first: i64, bytes: &[u8]) -> io::Result<()> {
+        let path = self.path(first);
+        let aside = path.with_extension("new");
+        let mut file = open_private(&aside, OpenOptions::new().write(true).create(true).truncate(true))?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&aside, &path)?;
+        sync_dir(&self.dir)?;
+        let last = self.segments.back_mut().expect("it is replaced");
+        last.bytes = bytes.len() as u64;
+        Ok(())
+    }
+
+    /// As on a disk that takes what is written and cannot keep it.
+    #[cfg(test)]
+    pub fn append_to(&mut self, file: File) {
+        self.file = Some(Arc::new(file));
+    }
+
     fn roll(&mut self) -> io::Result<()> {
+        if self.suspect {
+            self.appender()?;
+        }
         if let Some(file) = self.file.take() {
+            self.suspect = true;
             file.sync_data()?;
+            self.suspect = false;
         }
         let file = open_private(&self.path(self.next), OpenOptions::new().append(true).create(true))?;
         file.set_len(0)?;
@@ -177,6 +236,7 @@ impl Lines {
     pub fn acknowledge(&mut self, seq: i64) -> io::Result<()> {
         let all = seq >= self.next - 1;
         if all && self.segments.back().is_some_and(|last| last.bytes >= SEGMENT_BYTES / 4) {
+            self.let_go();
             self.roll()?;
         }
         self.forget_before(seq + 1)

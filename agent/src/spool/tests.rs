@@ -44,7 +44,7 @@ fn lines_are_numbered_and_only_safe_ones_are_sent() {
         spool.pending().is_empty() && texts(&spool, 0).is_empty(),
         "nothing is safe yet"
     );
-    spool.sync().unwrap();
+    assert!(spool.sync());
     let pending = Pending {
         session_id: SESSION,
         acked: 0,
@@ -62,14 +62,14 @@ fn numbers_go_on_after_a_restart_and_after_the_servers() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());
     print(&spool, "a\n");
-    spool.sync().unwrap();
+    assert!(spool.sync());
     spool.acknowledge(SESSION, 1).unwrap();
     drop(spool);
     let spool = open(dir.path());
     assert_eq!(print(&spool, "b\n"), 2);
     spool.begin(SESSION, 50).unwrap();
     assert_eq!(print(&spool, "c\n"), 51);
-    spool.sync().unwrap();
+    assert!(spool.sync());
     assert_eq!(texts(&spool, 50), [(51, "c\n".into())]);
     drop(spool);
     assert_eq!(open(dir.path()).last_seq(SESSION), 51);
@@ -81,7 +81,7 @@ fn acknowledged_segments_leave_the_disk_and_the_numbers_stay() {
     let spool = open(dir.path());
     let line = format!("{}\n", "x".repeat(10_000));
     (0..500).for_each(|_| _ = print(&spool, &line));
-    spool.sync().unwrap();
+    assert!(spool.sync());
     assert!(spool.figures().bytes > 5_000_000);
     spool.acknowledge(SESSION, 250).unwrap();
     assert!(spool.figures().bytes < 4_000_000);
@@ -99,7 +99,7 @@ fn batches_have_limits() {
     (0..1200).for_each(|_| _ = print(&spool, "x\n"));
     let long = format!("{}\n", "y".repeat(200_000));
     (0..5).for_each(|_| _ = print(&spool, &long));
-    spool.sync().unwrap();
+    assert!(spool.sync());
     let mut sizes = Vec::new();
     let mut seq = 0;
     while let Some(last) = spool.batch(SESSION, seq).unwrap().last() {
@@ -115,7 +115,7 @@ fn what_the_disk_lost_is_told_in_its_place() {
     let spool = open(dir.path());
     let line = format!("{}\n", "x".repeat(100_000));
     (0..30).for_each(|_| _ = print(&spool, &line));
-    spool.sync().unwrap();
+    assert!(spool.sync());
     drop(spool);
     let first = dir
         .path()
@@ -154,7 +154,7 @@ fn a_full_share_refuses_then_counts_and_tells_when_there_is_space() {
     );
     spool.drop_line(SESSION, 7, line.len(), &full);
     assert_eq!(spool.append(SESSION, Stream::Stdout, 7, line.as_bytes()).unwrap(), None);
-    spool.sync().unwrap();
+    assert!(spool.sync());
     let lines = texts(&spool, 9);
     assert!(
         lines[0].1.starts_with("xx") && lines[1].1.contains("dropped from here on"),
@@ -163,7 +163,7 @@ fn a_full_share_refuses_then_counts_and_tells_when_there_is_space() {
     );
     spool.acknowledge(SESSION, 11).unwrap();
     spool.append(SESSION, Stream::Stdout, 8, b"after\n").unwrap();
-    spool.sync().unwrap();
+    assert!(spool.sync());
     let lines = texts(&spool, 11);
     assert_eq!(
         lines[0].1,
@@ -194,7 +194,7 @@ fn a_disk_that_takes_nothing_refuses_and_is_gone_on_with_when_it_does() {
     );
     fs::remove_dir(blocked).unwrap();
     assert_eq!(print(&spool, "after"), 6);
-    spool.sync().unwrap();
+    assert!(spool.sync());
     let lines = texts(&spool, 4);
     assert!(lines[0].1.contains("2 lines (2 bytes) were dropped here"), "{lines:?}");
     assert_eq!(lines[1], (6, "after".into()));
@@ -205,7 +205,7 @@ fn sessions_that_are_over_and_delivered_leave_after_a_month() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());
     print(&spool, "a\n");
-    spool.sync().unwrap();
+    assert!(spool.sync());
     let month = newest(dir.path()).unwrap() + KEEP_IDLE * 2;
     spool.tidy(month, |_| false);
     assert_eq!(spool.last_seq(SESSION), 1, "not delivered");
@@ -214,6 +214,67 @@ fn sessions_that_are_over_and_delivered_leave_after_a_month() {
     assert_eq!(spool.last_seq(SESSION), 1, "in use");
     spool.tidy(month, |_| false);
     assert!(!dir.path().join(SESSION.to_string()).exists());
+}
+
+/// A file that takes everything and cannot be synchronised.
+fn forgetful() -> File {
+    OpenOptions::new().append(true).open("/dev/null").unwrap()
+}
+
+#[test]
+fn what_could_not_be_made_safe_is_written_anew_and_holds_up_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    print(&spool, "a\n");
+    assert!(spool.sync());
+    print(&spool, "b\n");
+    let other = SessionId(Uuid::from_u128(2));
+    spool.append(other, Stream::Stdout, 1, b"other\n").unwrap();
+    let break_it = || {
+        let mut inner = spool.lock();
+        inner.track(SESSION).unwrap().lines.append_to(forgetful());
+    };
+    // Nor can it be written anew: a directory is in the way.
+    let aside = dir.path().join(SESSION.to_string()).join(format!("out-{:019}.new", 1));
+    fs::create_dir(&aside).unwrap();
+    break_it();
+    assert!(!spool.sync());
+    let safe = |session| {
+        spool
+            .pending()
+            .iter()
+            .find(|pending| pending.session_id == session)
+            .map(|pending| pending.safe)
+    };
+    assert_eq!((safe(SESSION), safe(other)), (Some(1), Some(1)));
+    assert!(!spool.sync(), "a second try does not pass for a success");
+    assert!(matches!(
+        spool.append(SESSION, Stream::Stdout, 1, b"c\n"),
+        Err(Full::Disk(_))
+    ));
+    fs::remove_dir(aside).unwrap();
+    assert!(spool.sync());
+    assert_eq!(print(&spool, "c\n"), 3);
+    break_it();
+    assert_eq!(print(&spool, "lost in the system's memory\n"), 4);
+    assert!(spool.sync());
+    let lines = texts(&spool, 0);
+    assert_eq!(lines[..3], [(1, "a\n".into()), (2, "b\n".into()), (3, "c\n".into())]);
+    assert!(lines[3].1.contains("1 lines were lost"), "{}", lines[3].1);
+    drop(spool);
+    assert_eq!(print(&open(dir.path()), "d\n"), 5);
+}
+
+#[test]
+fn a_session_that_cannot_be_opened_keeps_no_other_from_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    print(&spool, "a\n");
+    assert!(spool.sync());
+    let broken = dir.path().join(SessionId(Uuid::from_u128(2)).to_string());
+    fs::create_dir_all(broken.join(format!("out-{:019}.spool", 1))).unwrap();
+    drop(spool);
+    assert_eq!(texts(&open(dir.path()), 0), [(1, "a\n".into())]);
 }
 
 /// What may happen to a spool.
@@ -255,7 +316,7 @@ impl Model {
                 self.printed.push(text);
             }
             Act::Sync => {
-                spool.sync().unwrap();
+                assert!(spool.sync());
                 self.safe = self.printed.len();
             }
             Act::Store(lines) => {
@@ -315,7 +376,7 @@ proptest! {
             spool = model.act(act, spool, dir.path());
             prop_assert_eq!(&model.stored[..], &model.printed[..model.stored.len()]);
         }
-        spool.sync().unwrap();
+        assert!(spool.sync());
         let rest: Vec<_> = texts(&spool, model.stored.len() as i64).into_iter().map(|(_, text)| text).collect();
         prop_assert_eq!(&rest[..], &model.printed[model.stored.len()..]);
     }

@@ -118,7 +118,9 @@ impl Agent {
             session_id: SESSION,
             stream: Stream::Stdout,
             data: text.into().into_bytes(),
+            left_out: 0,
             at: 1,
+            room: None,
         };
         self.out.send(print).await.unwrap();
     }

@@ -1,13 +1,18 @@
 //! Output gets to the server once, in order and without secrets, whatever breaks.
 
-use ace_agent::uplink::Down;
-use ace_policies::wire::{FromAgent, ToAgent};
+use std::sync::atomic::Ordering::SeqCst;
+
+use ace_agent::{spool::Spool, uplink::Down};
+use ace_policies::{
+    SessionId,
+    wire::{FromAgent, Stream, ToAgent},
+};
+use uuid::Uuid;
 
 use crate::{
     agent::{Agent, SESSION, home, start},
     server::{Server, pause},
 };
-use std::sync::atomic::Ordering::SeqCst;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_go_down_and_output_goes_up_without_its_secrets() {
@@ -81,7 +86,7 @@ async fn a_killed_agent_goes_on_where_its_disk_and_the_server_are() {
         while agent.spool.last_seq(SESSION) < printed {
             pause().await;
         }
-        agent.spool.sync().unwrap();
+        assert!(agent.spool.sync());
         agent.kill().await;
     }
     server.websockets.store(true, SeqCst);
@@ -118,5 +123,32 @@ async fn a_session_that_the_server_has_forgotten_is_let_go() {
         (SESSION, 3, 41),
         "it tells what it has"
     );
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_cannot_be_read_from_the_disk_holds_up_no_other() {
+    let (_keep, dir) = home();
+    let server = Server::start().await;
+    server.websockets.store(false, SeqCst);
+    let other = SessionId(Uuid::from_u128(2));
+    let spool = Spool::open(&dir.join("agent/sessions"), 64 << 20, 4).unwrap();
+    for session in [SESSION, other] {
+        spool.append(session, Stream::Stdout, 1, b"line\n").unwrap();
+    }
+    assert!(spool.sync());
+    drop(spool);
+    let agent = Agent::start(&server, &dir);
+    let file = dir.join(format!("agent/sessions/{SESSION}/out-{:019}.spool", 1));
+    let moved = file.with_extension("moved");
+    std::fs::rename(&file, &moved).unwrap();
+    server
+        .until("connected", |server| !server.transports().is_empty())
+        .await;
+    server
+        .until("the other's line", |server| server.count(other) == 1)
+        .await;
+    std::fs::rename(&moved, &file).unwrap();
+    server.until("its own line", |server| server.count(SESSION) == 1).await;
     agent.stop().await;
 }

@@ -41,6 +41,8 @@ pub struct Machine {
     pub path: Vec<PathBuf>,
     pub said: Vec<FromAgent>,
     pub printed: Vec<(Stream, Vec<u8>)>,
+    /// How much of each line that was too long was not kept.
+    pub left_out: Vec<u64>,
     /// Where the latest end of a turn is in `printed`.
     last_result: Option<usize>,
     up: Option<mpsc::Receiver<Up>>,
@@ -80,6 +82,7 @@ impl Machine {
             path: Vec::new(),
             said: Vec::new(),
             printed: Vec::new(),
+            left_out: Vec::new(),
             last_result: None,
             up: None,
             down: None,
@@ -196,7 +199,10 @@ impl Machine {
     fn keep(&mut self, up: Up) {
         match up {
             Up::Say(word) => self.said.push(word),
-            Up::Print { stream, data, .. } => {
+            Up::Print {
+                stream, data, left_out, ..
+            } => {
+                self.left_out.extend((left_out > 0).then_some(left_out));
                 if is_result(&data) {
                     self.last_result = Some(self.printed.len());
                 }
