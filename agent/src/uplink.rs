@@ -21,6 +21,10 @@ pub struct Uplink {
 
 /// What comes from the server.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the smaller one is rare: the others are not worth an allocation"
+)]
 pub enum Down {
     /// It says this.
     Heard(ToAgent),
@@ -30,10 +34,6 @@ pub enum Down {
 
 /// What goes to the server.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lines are many and words are few: neither is worth an allocation"
-)]
 pub enum Up {
     /// As it is, as soon as there is a connection; of statuses and wishes for a token that wait until then the latest counts.
     Say(FromAgent),

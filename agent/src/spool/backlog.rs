@@ -41,7 +41,7 @@ impl Backlog {
             waiting.things.push_back(thing);
             return false;
         }
-        intake.put(session, thing).unwrap_or_else(|(thing, _)| {
+        intake.put(session, &thing).unwrap_or_else(|_| {
             let waiting = Waiting {
                 things: VecDeque::from([thing]),
                 until: now + self.patience,
@@ -55,21 +55,19 @@ impl Backlog {
     pub fn retry(&mut self, intake: &Intake, now: Instant) -> bool {
         let mut printed = false;
         for (session, waiting) in &mut self.sessions {
-            while let Some(thing) = waiting.things.pop_front() {
+            while let Some(thing) = waiting.things.front() {
                 match intake.put(*session, thing) {
                     Ok(one) => {
                         printed |= one;
                         waiting.until = now + self.patience;
                     }
-                    Err((thing, why)) if now >= waiting.until => {
-                        intake.give_up(*session, &thing, &why);
+                    Err(why) if now >= waiting.until => {
+                        intake.give_up(*session, thing, &why);
                         printed = true;
                     }
-                    Err((thing, _)) => {
-                        waiting.things.push_front(thing);
-                        break;
-                    }
+                    Err(_) => break,
                 }
+                waiting.things.pop_front();
             }
         }
         self.sessions.retain(|_, waiting| !waiting.things.is_empty());

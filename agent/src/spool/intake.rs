@@ -190,18 +190,18 @@ impl Intake {
         }
     }
 
-    /// Puts a session's thing where it belongs; gives it back where there is no space. True where it was printed.
-    pub(super) fn put(&self, session: SessionId, thing: Thing) -> Result<bool, (Thing, Full)> {
+    /// Puts a session's thing where it belongs, unless there is no space. True where it was printed.
+    pub(super) fn put(&self, session: SessionId, thing: &Thing) -> Result<bool, Full> {
         match thing {
             Thing::Say(message) => {
-                let after = Some((session, self.spool.last_seq(session)));
+                let (message, after) = (message.clone(), Some((session, self.spool.last_seq(session))));
                 self.outbox.push(Said { message, after });
                 Ok(false)
             }
-            Thing::Print(print) => match self.spool.append(session, print.stream, print.at, &print.data) {
-                Ok(_) => Ok(true),
-                Err(full) => Err((Thing::Print(print), full)),
-            },
+            Thing::Print(print) => {
+                self.spool.append(session, print.stream, print.at, &print.data)?;
+                Ok(true)
+            }
         }
     }
 

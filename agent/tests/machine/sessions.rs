@@ -136,6 +136,22 @@ async fn a_full_spool_makes_the_cli_wait_and_nothing_is_lost() {
 }
 
 #[tokio::test]
+async fn a_cli_is_read_no_further_than_there_is_room_for_its_output() {
+    let mut machine = machine().await;
+    let id = machine.push(machine.message("flood 30000")).await;
+    machine
+        .until("the first line", |machine| machine.text().contains("line 0"))
+        .await;
+    let held = machine.hold().await;
+    assert!(held.len() < 20_000, "{} lines wait for a full disk", held.len());
+    held.into_iter().for_each(|up| machine.keep(up));
+    machine.done(id).await.unwrap();
+    machine.turn_ends(0).await;
+    assert_eq!(machine.text().matches("line ").count(), 30_000);
+    machine.stop_session().await;
+}
+
+#[tokio::test]
 async fn a_cli_that_ignores_term_and_its_daemons_are_ended() {
     let mut machine = Machine::new();
     machine.limits.grace_ms = 300;

@@ -196,7 +196,16 @@ impl Machine {
         }
     }
 
-    fn keep(&mut self, up: Up) {
+    /// What is said and printed until nothing has come for a second. As long as it is held, it takes its room.
+    pub async fn hold(&mut self) -> Vec<Up> {
+        let mut held = Vec::new();
+        while let Ok(Some(up)) = timeout(Duration::from_secs(1), self.up.as_mut().unwrap().recv()).await {
+            held.push(up);
+        }
+        held
+    }
+
+    pub fn keep(&mut self, up: Up) {
         match up {
             Up::Say(word) => self.said.push(word),
             Up::Print {
