@@ -5,7 +5,7 @@ use ace_policies::wire::{Data, Line, Stream};
 use serde_json::json;
 
 use crate::output::forget::forget;
-use crate::output::{append, forget_old};
+use crate::output::{append, clear_leftovers, forget_old};
 use crate::sessions::tests::at;
 use crate::testing::{NOON, World, config, master, worlds};
 use crate::{App, Clock, ControlConfig};
@@ -192,6 +192,7 @@ async fn of_a_deleted_session_only_its_end_is_still_told() {
             .await;
         alice.act(session, "/stop").await.ok();
         alice.delete(&at(session, "")).await.ok();
+        assert!(!clear_leftovers(&world.app).await);
         let left = "SELECT COUNT(*) FROM agent_commands WHERE type = 'stop_session' AND session_id IS NULL AND state = 'queued'";
         assert_eq!(world.number(left).await, 1);
         assert_eq!(world.number("SELECT COUNT(*) FROM agent_commands").await, 1);
