@@ -45,7 +45,7 @@ use replay::{Attempt, Replay};
 use silence::StreamError;
 use upstream::Upstream;
 
-use crate::transport::GatewayUrl;
+use crate::transport::{DialError, GatewayUrl, Step};
 
 /// What one relay is for: one session, or one person at a shell.
 pub struct Config {
@@ -272,7 +272,7 @@ impl Shared {
             let token = token.ok_or(Refusal::NoToken)?;
             let attempt = body.attempt().ok_or(Refusal::Target)?;
             match self.exchange(head, style, &token, attempt).await {
-                Err(Refusal::Unreachable { has_left: false, .. }) if Instant::now() < until => {
+                Err(Refusal::Unreachable { worth_waiting: true, .. }) if Instant::now() < until => {
                     sleep(RESTART_PAUSE).await
                 }
                 answer => return Ok((token, answer?)),
@@ -292,7 +292,7 @@ impl Shared {
         match timeout(self.config.limits.first_byte, self.upstream.request(request)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(Refusal::Unreachable {
-                has_left: !error.is_connect(),
+                worth_waiting: error.is_connect() && !is_distrust(&error),
                 gateway: self.upstream.name(),
                 reason: reason(&error),
             }),
@@ -317,6 +317,13 @@ fn is_probe(request: &Request<Incoming>) -> bool {
 
 fn whole(body: Bytes) -> CallerBody {
     Full::new(body).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// Whether who answered is not who was meant. That does not pass by waiting, and the CLI's user must hear of it.
+fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |cause| cause.source());
+    causes
+        .any(|cause| cause.downcast_ref::<DialError>().is_some_and(|error| error.step == Step::Tls))
 }
 
 /// The last cause: the outer layers only say that there was one.

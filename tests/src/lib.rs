@@ -66,7 +66,7 @@ pub use process::{Program, program};
 pub use provider::{Provider, Seen};
 pub use remarkable::remarkable;
 pub use script::{Script, Step, events};
-pub use shell::Shell;
+pub use shell::{Shell, end_agent};
 pub use telling::{PIECE, Told};
 pub use wire::{Answer, End, Piece, Wire};
 pub use world::{Node, World, WorldBuilder};

@@ -1,12 +1,12 @@
 //! A terminal: commands as a guide prints them.
 
-use std::{collections::BTreeMap, os::unix::fs::PermissionsExt};
+use std::{collections::BTreeMap, os::unix::fs::PermissionsExt, path::Path};
 
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::Program;
+use crate::{Program, program};
 
 /// Runs commands one after another in a folder of their own. What stands in angle brackets is filled in.
 pub struct Shell {
@@ -101,5 +101,19 @@ impl Shell {
     fn path(&self) -> String {
         let (home, path) = (self.folder.path().display(), std::env::var("PATH").unwrap_or_default());
         format!("{home}/.local/bin:{home}/bin:{path}")
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        end_agent(&self.folder.path().join(".open-ace-agent"));
+    }
+}
+
+/// Ends an agent that a story started by its script, where the story did not come to its end.
+pub fn end_agent(dir: &Path) {
+    if dir.exists() {
+        let mut stop = program("ace-agent").into_std();
+        drop(stop.args(["stop", "--dir"]).arg(dir).env("OPENACE_SERVICE_MANAGER", "script").status());
     }
 }

@@ -33,8 +33,8 @@ pub(super) enum Refusal {
     Unreachable {
         gateway: String,
         reason: String,
-        /// Something of the request may have reached the gateway.
-        has_left: bool,
+        /// Nothing of the request has left, and the gateway may be on its way back.
+        worth_waiting: bool,
     },
     #[error("The gateway at {gateway} did not answer in time.")]
     Timeout { gateway: String },

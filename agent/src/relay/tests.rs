@@ -7,6 +7,7 @@ use tokio::io::AsyncWriteExt;
 mod gateway;
 
 use super::*;
+use crate::transport::BreakGlass;
 use gateway::{Gateway, answer_on, caller, post, raw, relay, reserved, text, token};
 
 const KEY: &str = "acel_test";
@@ -333,4 +334,21 @@ async fn connections_are_kept_on_both_sides() {
             "{answer}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_gateway_that_cannot_be_trusted_is_told_at_once() {
+    let (_gateway, address) = Gateway::start().await;
+    let (relay, feed) = relay(address, |config| {
+        config.limits.restart = 3 * PATIENCE;
+        let url = format!("https://{address}");
+        config.gateway = GatewayUrl::parse(&url, "test", BreakGlass::Closed).unwrap();
+    })
+    .await;
+    feed.publish(token("good", Duration::from_secs(300)));
+    let request = post(&relay, "/v1/messages", ("x-api-key", KEY), "hi".to_owned());
+    let answer = timeout(PATIENCE, caller().request(request)).await.unwrap().unwrap();
+    assert_eq!(answer.status(), 502);
+    let told = text(answer).await;
+    assert!(told.contains("TLS"), "{told}");
 }

@@ -2,7 +2,7 @@
 
 use std::{process::ExitStatus, time::Duration};
 
-use ace_tests::{Program, World, eventually};
+use ace_tests::{Program, World, end_agent, eventually};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -32,6 +32,12 @@ impl Bare {
             .env("OPENACE_SERVICE_MANAGER", "script")
             .current_dir(self.home.path());
         Program::run_within(bash, Duration::from_secs(120)).await
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        end_agent(&self.home.path().join("agent"));
     }
 }
 
