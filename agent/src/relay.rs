@@ -272,9 +272,9 @@ impl Shared {
             let token = token.ok_or(Refusal::NoToken)?;
             let attempt = body.attempt().ok_or(Refusal::Target)?;
             match self.exchange(head, style, &token, attempt).await {
-                Err(Refusal::Unreachable { worth_waiting: true, .. }) if Instant::now() < until => {
-                    sleep(RESTART_PAUSE).await
-                }
+                Err(Refusal::Unreachable {
+                    worth_waiting: true, ..
+                }) if Instant::now() < until => sleep(RESTART_PAUSE).await,
                 answer => return Ok((token, answer?)),
             }
         }
@@ -322,8 +322,11 @@ fn whole(body: Bytes) -> CallerBody {
 /// Whether who answered is not who was meant. That does not pass by waiting, and the CLI's user must hear of it.
 fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut causes = std::iter::successors(Some(error), |cause| cause.source());
-    causes
-        .any(|cause| cause.downcast_ref::<DialError>().is_some_and(|error| error.step == Step::Tls))
+    causes.any(|cause| {
+        cause
+            .downcast_ref::<DialError>()
+            .is_some_and(|error| error.step == Step::Tls)
+    })
 }
 
 /// The last cause: the outer layers only say that there was one.

@@ -114,6 +114,11 @@ impl Drop for Shell {
 pub fn end_agent(dir: &Path) {
     if dir.exists() {
         let mut stop = program("ace-agent").into_std();
-        drop(stop.args(["stop", "--dir"]).arg(dir).env("OPENACE_SERVICE_MANAGER", "script").status());
+        drop(
+            stop.args(["stop", "--dir"])
+                .arg(dir)
+                .env("OPENACE_SERVICE_MANAGER", "script")
+                .status(),
+        );
     }
 }
