@@ -153,9 +153,9 @@ sections! {
         /// Records that may wait to be written.
         queue: usize = 65_536, 1..=10_000_000;
         /// Records in one transaction.
-        batch: usize = 512, 1..=100_000;
+        batch: usize = 4_096, 1..=100_000;
         /// How long a record waits for others, in milliseconds.
-        flush_ms: u64 = 20, 1..=60_000;
+        flush_ms: u64 = 100, 1..=60_000;
         /// When the journal is forced to the disk.
         fsync: Fsync = Fsync::Interval;
         /// How often that is, in milliseconds.
