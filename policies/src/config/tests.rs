@@ -203,7 +203,7 @@ fn keys_that_depend_on_each_other_are_checked_together() {
     );
     refused(
         "[ledger]\nqueue = 1",
-        "gateway.toml:2: [ledger] queue: batch (512) must not be more than queue (1)",
+        "gateway.toml:2: [ledger] queue: batch (4096) must not be more than queue (1)",
     );
     refused(
         "[quota]\ntime_zone = \"CET+1\"",
