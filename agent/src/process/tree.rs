@@ -60,8 +60,11 @@ mod tests {
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let comm = fs::read(format!("/proc/{}/comm", child.id())).unwrap();
-        assert_eq!(comm, b"fourteen-bytes\xc3\n");
+        // The name changes a little after the program has begun.
+        let comm = format!("/proc/{}/comm", child.id());
+        while fs::read(&comm).unwrap() != b"fourteen-bytes\xc3\n" {
+            std::thread::yield_now();
+        }
         let found = descendants();
         child.kill().unwrap();
         child.wait().unwrap();
