@@ -3,6 +3,7 @@
 mod delivery;
 mod nodes;
 mod python;
+mod standing;
 mod sync;
 mod ws;
 
