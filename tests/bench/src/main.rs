@@ -44,6 +44,12 @@ struct Args {
     /// The gateway's executable; without it the workspace's is built with the release profile.
     #[arg(long, value_name = "FILE")]
     gateway_bin: Option<PathBuf>,
+    /// The executable of the target `other`: another build of the gateway, to be compared with.
+    #[arg(long, value_name = "FILE")]
+    other_bin: Option<PathBuf>,
+    /// JSON requests a second, instead of as many as can be: what has the same to do can be compared by its CPU.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rate: Option<u32>,
     /// Concurrent idle streams.
     #[arg(long, default_value_t = 5_000)]
     idle_streams: usize,
@@ -61,9 +67,9 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> anyhow::Result<ExitCode> {
     let descriptors = process::raise_descriptor_limit()?;
-    let plan = Plan::new(args.quick, args.only, args.idle_streams, descriptors);
+    let plan = Plan::new(args.quick, args.only, args.rate, args.idle_streams, descriptors);
     let mock = mock::start(MOCK_THREADS).context("the mock provider")?;
-    let fleet = Fleet::new(mock, &args.targets, args.gateway_bin)?;
+    let fleet = Fleet::new(mock, &args.targets, args.gateway_bin, args.other_bin)?;
     let setting = report::Setting::look(&fleet);
     let measured: Measured = rounds::measure(&fleet, &plan)?;
     let verdict = report::Verdict::of(&measured);

@@ -24,7 +24,7 @@ pub enum Load {
 
 /// What is run, and for how long.
 pub struct Plan {
-    json: Option<(usize, Duration)>,
+    json: Option<(usize, json::Shape)>,
     streams: Vec<(usize, Shape)>,
     idle: Option<(usize, Duration)>,
 }
@@ -33,7 +33,7 @@ pub struct Plan {
 const SPARE_DESCRIPTORS: usize = 500;
 
 impl Plan {
-    pub fn new(quick: bool, only: Option<Load>, idle_streams: usize, descriptors: usize) -> Self {
+    pub fn new(quick: bool, only: Option<Load>, rate: Option<u32>, idle_streams: usize, descriptors: usize) -> Self {
         let wants = |load| only.is_none_or(|only| only == load);
         let rounds = |full: usize, quickly: usize| if quick { quickly } else { full };
         let shape = |streams, period_ms| Shape {
@@ -43,10 +43,14 @@ impl Plan {
         };
         // Both shapes are 20,000 events a second: what two cores carry without the mock falling behind.
         let shapes = [(rounds(5, 2), shape(200, 10)), (rounds(2, 1), shape(2_000, 100))];
+        let requests = json::Shape {
+            window: Duration::from_secs(if quick { 2 } else { 3 }),
+            rate,
+        };
         // The generator's end and the mock's end of a stream are both in this process.
         let room = descriptors.saturating_sub(SPARE_DESCRIPTORS) / 2;
         Self {
-            json: wants(Load::Json).then_some((rounds(5, 2), Duration::from_secs(if quick { 2 } else { 3 }))),
+            json: wants(Load::Json).then_some((rounds(5, 2), requests)),
             streams: if wants(Load::Sse) { shapes.to_vec() } else { Vec::new() },
             idle: wants(Load::Idle).then_some((idle_streams.min(room), Duration::from_secs(if quick { 4 } else { 8 }))),
         }
@@ -110,8 +114,8 @@ pub fn measure(fleet: &Fleet, plan: &Plan) -> anyhow::Result<Measured> {
             .iter()
             .map(|&kind| Ok((kind, fleet.start(kind)?)))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        if let Some((rounds, window)) = plan.json {
-            measured.json = json_rounds(&targets, rounds, window)?;
+        if let Some((rounds, shape)) = plan.json {
+            measured.json = json_rounds(&targets, rounds, shape)?;
         }
         for &(rounds, shape) in &plan.streams {
             measured.streams.push(stream_rounds(&targets, rounds, shape)?);
@@ -139,9 +143,9 @@ fn take_turns<R>(
     Ok(all)
 }
 
-fn json_rounds(targets: &[(Kind, Started)], rounds: usize, window: Duration) -> anyhow::Result<Vec<JsonFigures>> {
+fn json_rounds(targets: &[(Kind, Started)], rounds: usize, shape: json::Shape) -> anyhow::Result<Vec<JsonFigures>> {
     eprintln!("JSON 1 kB -> 1 kB, {} connections", json::CONNECTIONS);
-    let all = take_turns(targets, rounds, |target| json::run(&target.endpoint, window))?;
+    let all = take_turns(targets, rounds, |target| json::run(&target.endpoint, shape))?;
     Ok(all
         .into_iter()
         .map(|(target, runs)| json_figures(target, runs))

@@ -16,6 +16,8 @@ pub enum Kind {
     Direct,
     Nginx,
     Gateway,
+    /// Another build of the gateway.
+    Other,
 }
 
 /// What is needed to start any target, as often as wanted.
@@ -23,6 +25,7 @@ pub struct Fleet {
     pub mock: Mock,
     pub kinds: Vec<Kind>,
     gateway_bin: Option<PathBuf>,
+    other_bin: Option<PathBuf>,
 }
 
 /// A target that answers; its process ends with it.
@@ -36,7 +39,17 @@ pub const PROVIDER_KEY: &str = "sk-bench-0123456789abcdef0123456789abcdef";
 
 impl Fleet {
     /// Makes sure that nginx is there and the gateway is built, where they are wanted.
-    pub fn new(mock: Mock, kinds: &[Kind], gateway_bin: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub fn new(
+        mock: Mock,
+        kinds: &[Kind],
+        gateway_bin: Option<PathBuf>,
+        other_bin: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
+        let wants_other = kinds.contains(&Kind::Other);
+        anyhow::ensure!(
+            !wants_other || other_bin.is_some(),
+            "name the other gateway's executable with --other-bin"
+        );
         if kinds.contains(&Kind::Nginx) {
             nginx::ensure_installed()?;
         }
@@ -49,16 +62,21 @@ impl Fleet {
             mock,
             kinds: kinds.to_vec(),
             gateway_bin,
+            other_bin: other_bin.filter(|_| wants_other),
         })
     }
 
     pub fn start(&self, kind: Kind) -> anyhow::Result<Started> {
         let directory = tempfile::tempdir()?;
         let provider = self.mock.address;
-        let (endpoint, running) = match (kind, &self.gateway_bin) {
+        let executable = match kind {
+            Kind::Other => &self.other_bin,
+            _ => &self.gateway_bin,
+        };
+        let (endpoint, running) = match (kind, executable) {
             (Kind::Nginx, _) => nginx::start(provider, directory.path())?,
-            (Kind::Gateway, Some(executable)) => gateway::start(executable, provider, directory.path())?,
-            (Kind::Direct, _) | (Kind::Gateway, None) => {
+            (Kind::Gateway | Kind::Other, Some(executable)) => gateway::start(executable, provider, directory.path())?,
+            (Kind::Direct, _) | (Kind::Gateway | Kind::Other, None) => {
                 let endpoint = Endpoint {
                     address: provider,
                     token: PROVIDER_KEY.to_owned(),
@@ -79,8 +97,9 @@ impl Fleet {
     /// The versions of what is measured.
     pub fn versions(&self) -> Vec<String> {
         let nginx = self.kinds.contains(&Kind::Nginx).then(nginx::version);
-        let gateway = self.gateway_bin.as_deref().map(gateway::version);
-        nginx.into_iter().chain(gateway).flatten().collect()
+        let gateways = [&self.gateway_bin, &self.other_bin].into_iter().flatten();
+        let gateways = gateways.map(|executable| gateway::version(executable));
+        nginx.into_iter().chain(gateways).flatten().collect()
     }
 }
 
@@ -90,6 +109,7 @@ impl Kind {
             Self::Direct => "direct",
             Self::Nginx => "nginx",
             Self::Gateway => "gateway",
+            Self::Other => "other",
         }
     }
 }

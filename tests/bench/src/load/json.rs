@@ -1,4 +1,4 @@
-//! Small requests in a closed loop: each connection asks again as soon as it is answered.
+//! Small requests: each connection asks again as soon as it is answered, or in its turn where so many a second are wanted.
 
 use std::{
     cell::{Cell, RefCell},
@@ -8,7 +8,11 @@ use std::{
 };
 
 use anyhow::Context;
-use tokio::{io::AsyncWriteExt, task::LocalSet, time::sleep};
+use tokio::{
+    io::AsyncWriteExt,
+    task::LocalSet,
+    time::{sleep, sleep_until},
+};
 
 use super::Endpoint;
 use crate::{process, stats::Latencies};
@@ -27,10 +31,18 @@ pub struct Run {
     pub generator_cpu: Duration,
 }
 
-/// Asks through `endpoint` for the length of `window`.
-pub fn run(endpoint: &Endpoint, window: Duration) -> anyhow::Result<Run> {
+/// How is asked, and for how long.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub window: Duration,
+    /// Requests a second of all connections together; `None` for as many as are answered.
+    pub rate: Option<u32>,
+}
+
+/// Asks through `endpoint`.
+pub fn run(endpoint: &Endpoint, shape: Shape) -> anyhow::Result<Run> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, measure(endpoint, window))
+    LocalSet::new().block_on(&runtime, measure(endpoint, shape))
 }
 
 #[derive(Default)]
@@ -39,10 +51,14 @@ struct Tally {
     latencies: RefCell<Latencies>,
 }
 
-async fn measure(endpoint: &Endpoint, window: Duration) -> anyhow::Result<Run> {
+async fn measure(endpoint: &Endpoint, shape: Shape) -> anyhow::Result<Run> {
     let tally = Rc::new(Tally::default());
+    let began = Instant::now();
     let callers: Vec<_> = (0..CONNECTIONS)
-        .map(|_| tokio::task::spawn_local(ask(endpoint.clone(), tally.clone())))
+        .map(|number| {
+            let turns = shape.rate.map(|rate| Turns::new(began, number, rate));
+            tokio::task::spawn_local(ask(endpoint.clone(), turns, tally.clone()))
+        })
         .collect();
     sleep(WARM_UP).await;
     let cpu = || endpoint.pid.map(process::cpu).transpose();
@@ -50,7 +66,7 @@ async fn measure(endpoint: &Endpoint, window: Duration) -> anyhow::Result<Run> {
     let mut threads_cpu = by_thread()?;
     let (target_before, generator_before, started) = (cpu()?, process::own_thread_cpu()?, Instant::now());
     tally.counting.set(true);
-    sleep(window).await;
+    sleep(shape.window).await;
     tally.counting.set(false);
     let (target_after, generator_after, window) = (cpu()?, process::own_thread_cpu()?, started.elapsed());
     for (name, after) in by_thread()? {
@@ -73,10 +89,35 @@ async fn measure(endpoint: &Endpoint, window: Duration) -> anyhow::Result<Run> {
     })
 }
 
-async fn ask(endpoint: Endpoint, tally: Rc<Tally>) -> anyhow::Result<()> {
+/// When a connection asks, so that all of them together make the rate.
+struct Turns {
+    next: Instant,
+    every: Duration,
+}
+
+impl Turns {
+    fn new(began: Instant, number: usize, rate: u32) -> Self {
+        let gap = Duration::from_secs(1) / rate;
+        Self {
+            next: began + gap * number as u32,
+            every: gap * CONNECTIONS as u32,
+        }
+    }
+
+    /// Waits for the next turn. One that was missed is made up for at once.
+    async fn wait(&mut self) {
+        sleep_until(self.next.into()).await;
+        self.next += self.every;
+    }
+}
+
+async fn ask(endpoint: Endpoint, mut turns: Option<Turns>, tally: Rc<Tally>) -> anyhow::Result<()> {
     let request = endpoint.json_request();
     let mut connection = endpoint.connect().await?;
     loop {
+        if let Some(turns) = &mut turns {
+            turns.wait().await;
+        }
         let asked = Instant::now();
         connection.stream.write_all(&request).await?;
         while !connection.read_some(|_| {}).await? {}
