@@ -51,6 +51,10 @@ impl Service for Gateway {
     fn sweep_interval(&self) -> Duration {
         self.upstreams.pool().sweep_interval()
     }
+
+    fn rest(&self) {
+        self.gate.ledger().rest();
+    }
 }
 
 struct InFlight<'g>(&'g Metrics);

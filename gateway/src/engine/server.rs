@@ -160,7 +160,10 @@ fn run_thread<S: Service>(
     mut stop: Stop,
 ) {
     use_shard(index);
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let resting = service.clone();
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().on_thread_park(move || resting.rest());
+    let runtime = match builder.build() {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "no runtime for a gateway thread");
@@ -239,7 +242,10 @@ mod tests {
     const LENGTH: usize = 16 << 20;
 
     /// Answers everything with many bytes.
-    struct Generous;
+    #[derive(Default)]
+    struct Generous {
+        rests: AtomicUsize,
+    }
 
     impl Service for Generous {
         async fn serve(self: &Arc<Self>, request: Incoming) -> Served {
@@ -259,6 +265,10 @@ mod tests {
 
         fn sweep_interval(&self) -> Duration {
             SOON
+        }
+
+        fn rest(&self) {
+            self.rests.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -313,7 +323,8 @@ mod tests {
             max_connections: 10,
             tls: None,
         };
-        let server = Server::start(Arc::new(Generous), &[listener], &options).unwrap();
+        let service = Arc::new(Generous::default());
+        let server = Server::start(service.clone(), &[listener], &options).unwrap();
         let stream = Slow(
             TcpStream::connect(address).await.unwrap(),
             Box::pin(tokio::time::sleep(Duration::ZERO)),
@@ -334,5 +345,6 @@ mod tests {
         }
         assert_eq!(length, LENGTH);
         assert_eq!(stopping.await.unwrap(), 0);
+        assert!(service.rests.load(Ordering::Relaxed) > 0, "the thread has waited");
     }
 }

@@ -20,6 +20,9 @@ pub trait Service: Send + Sync + 'static {
 
     /// How often to [`Self::sweep`].
     fn sweep_interval(&self) -> Duration;
+
+    /// Called by each thread whenever it has nothing left to do, before it waits.
+    fn rest(&self);
 }
 
 /// A request as it was accepted.

@@ -117,6 +117,11 @@ impl Ledger {
         (Self { rows, shared }, receiver)
     }
 
+    /// To be called by a thread whenever it has nothing left to do.
+    pub fn rest(&self) {
+        self.shared.journal.rest();
+    }
+
     /// Rows that are not in the database yet.
     pub fn waiting(&self) -> usize {
         self.shared.waiting.load(Ordering::Relaxed)

@@ -8,7 +8,7 @@ use ace_policies::quota::Amounts;
 use ace_policies::usage::{Source, Usage};
 
 use super::charge::{Charge, charges};
-use super::journal::{Seat, SettledSeat};
+use super::journal::{JournalError, Seat, SettledSeat};
 use super::row::{Entry, Row};
 use super::writer::Message;
 use super::{Ledger, LedgerOptions, Untaken, unavailable};
@@ -121,16 +121,10 @@ impl Reservation {
         let entry = self.entry();
         let id = entry.request_id;
         let opened = entry.opened(usage, amounts.cost_micro_usd, price.id());
-        let (seat, kept) = match ledger.shared.journal.open(&opened) {
-            Ok(opened) => opened,
-            Err(error) => {
-                // The journal has said so once, for all who are refused.
-                tracing::debug!(%error, "the journal cannot be written; the request is refused");
-                ledger.shared.book.settle(&charges, Amounts::default());
-                return Err(unavailable("The gateway's journal cannot be written"));
-            }
+        let draft = match ledger.shared.journal.draft(&opened) {
+            Ok(draft) => draft,
+            Err(error) => return Err(ledger.unwritten(&error, &charges)),
         };
-        let _ = ledger.rows.send(Message::Opened(id, kept));
         let Estimate {
             max_output,
             service_tier,
@@ -138,7 +132,7 @@ impl Reservation {
         } = estimate;
         let hold = Hold {
             charges,
-            seat,
+            seat: draft.seat,
             price,
             service_tier,
             input,
@@ -146,7 +140,15 @@ impl Reservation {
             max_output,
             is_short: false,
         };
+        // From here on it is settled, even if nobody waits for the rest of this.
         self.hold = Some(Box::new(hold));
+        // Whoever else is about to be admitted is written together with it.
+        tokio::task::yield_now().await;
+        if let Err(error) = ledger.shared.journal.confirm(&draft) {
+            let charges = self.hold.take().map_or_else(Vec::new, |hold| hold.charges);
+            return Err(ledger.unwritten(&error, &charges));
+        }
+        let _ = ledger.rows.send(Message::Opened(id, draft.kept));
         Ok(())
     }
 
@@ -351,6 +353,14 @@ impl Drop for Reservation {
 }
 
 impl Ledger {
+    /// Why a request is refused that the journal does not take; what was taken for it is given back.
+    fn unwritten(&self, error: &JournalError, charges: &[Charge]) -> Refusal {
+        // The journal has said so once, for all who are refused.
+        tracing::debug!(%error, "the journal cannot be written; the request is refused");
+        self.shared.book.settle(charges, Amounts::default());
+        unavailable("The gateway's journal cannot be written")
+    }
+
     /// Charges an admitted request with what it really used.
     fn close(&self, entry: &mut Entry, hold: Hold) -> (Vec<Charge>, Option<SettledSeat>) {
         let is_answered = (200..300).contains(&entry.status) || entry.status == 101;

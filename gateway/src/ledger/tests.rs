@@ -24,6 +24,7 @@ use crate::prices::Prices;
 use crate::refusal::Refusal;
 use crate::store::{Refresher, Store};
 
+mod cancelled;
 mod hardness;
 
 /// One gateway's ledger, as `Node` puts it together.

@@ -23,7 +23,7 @@ const COUNTERS: [(&str, &str); 8] = [
     ),
     (
         "ace_journal_write_errors_total",
-        "Journal records that could not be written at once",
+        "Times that the disk did not take what was to be written to the journal",
     ),
     (
         "ace_journal_allocation_errors_total",

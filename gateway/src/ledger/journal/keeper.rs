@@ -45,7 +45,7 @@ fn run(shared: &Shared, stop: &AtomicBool) {
     let mut idle = 0;
     while !stop.load(Ordering::Acquire) {
         shared.delete_garbage();
-        let well = save(shared) & shared.renew() & shared.prepare();
+        let well = shared.flush_now() & shared.renew() & shared.prepare();
         let interval = (shared.options.fsync == Fsync::Interval).then_some(shared.options.interval);
         if interval.is_some() {
             idle = if shared.sync() { 0 } else { idle + 1 };
@@ -55,13 +55,6 @@ fn run(shared: &Shared, stop: &AtomicBool) {
             None => park(),
         }
     }
-}
-
-fn save(shared: &Shared) -> bool {
-    let mut pen = shared.pen();
-    let saved = shared.save(&mut pen).is_ok();
-    shared.put_down(pen);
-    saved
 }
 
 /// How long to wait; `None` is until woken.

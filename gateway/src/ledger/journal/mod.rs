@@ -10,10 +10,18 @@
 //! | `ledger.fsync` | the process dies | power is lost |
 //! |---|---|---|
 //! | `always` | nothing is lost | nothing that `open` or `settle` returned for is lost; both wait for the disk, on their caller's thread |
-//! | `interval` | nothing is lost | what was written in the last `fsync_ms`, and while the last `fdatasync` ran, may be |
+//! | `interval` | nothing is lost but the ends below | what was written in the last `fsync_ms`, and while the last `fdatasync` ran, may be |
 //! | `never` | nothing is lost | what the system had not written yet may be, typically up to 30 s |
 //!
-//! A record is in the system's page cache when `open` or `settle` returns: `kill -9` right after loses nothing.
+//! An admission is in the system's page cache when `open` or `confirm` returns, and an end when `settle` does: `kill -9` right after
+//! loses nothing.
+//!
+//! # Several at once
+//! A write into a file costs some microseconds whatever its length, so a busy thread puts several records into one: between
+//! [`Journal::draft`] and [`Journal::confirm`] others have their turn, and whoever confirms first writes for all. With `interval`, the ends
+//! of requests on a thread that calls [`Journal::rest`] whenever it is about to wait are written by the next confirmation, by that call,
+//! or by the journal's own thread after `fsync_ms`: whichever comes first. A process that is killed in between leaves those requests
+//! without their ends; they are charged by estimate then, as they would be had it been killed before their last byte.
 //!
 //! # A full disk
 //! `open` succeeds only if there is allocated room for the request's own end and those of all other open requests; else it is an
@@ -31,6 +39,7 @@
 //! deleted already, but then the database has the row. Whoever writes the rows must therefore leave existing ones alone
 //! (`ON CONFLICT (request_id) DO NOTHING`), and count only those that were new.
 
+use std::cell::Cell;
 use std::fs::DirBuilder;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
@@ -58,7 +67,7 @@ pub use recovery::{Orphan, Records, Recovered, orphans};
 pub use stats::JournalStats;
 
 use keeper::Keeper;
-use pen::Spot;
+use pen::Written;
 use segment::{Disk, HEADER_BYTES, Names, System, remove};
 use shared::Shared;
 
@@ -119,7 +128,21 @@ pub struct Seat {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SettledSeat {
     opened_in: u64,
-    settled_in: Spot,
+    settled_in: Option<u64>,
+}
+
+/// An admission that may not be in its file yet. To be confirmed before the request goes out.
+pub struct Draft {
+    /// The request's place.
+    pub seat: Seat,
+    /// What was written.
+    pub kept: Kept,
+    written: Written,
+}
+
+thread_local! {
+    /// Whether this thread flushes when it is about to wait.
+    static RESTS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The journal of this instance. Dropping it closes it.
@@ -165,57 +188,79 @@ impl Journal {
     ///
     /// With `Fsync::Always`, and when a segment has to be made that was not ready in time, it waits for the disk.
     pub fn open(&self, opened: &Opened<impl AsRef<str>>) -> Result<(Seat, Kept), JournalError> {
+        let draft = self.draft(opened)?;
+        self.confirm(&draft)?;
+        Ok((draft.seat, draft.kept))
+    }
+
+    /// The first half of [`open`](Self::open). From here on the request has to be settled, unless it cannot be confirmed.
+    pub fn draft(&self, opened: &Opened<impl AsRef<str>>) -> Result<Draft, JournalError> {
         self.admit(opened)
             .inspect_err(|_| stats::count(&self.shared.stats.refused))
     }
 
-    fn admit(&self, opened: &Opened<impl AsRef<str>>) -> Result<(Seat, Kept), JournalError> {
+    /// The second half: only then may the request go out. After an error it is as if it had never been drafted.
+    pub fn confirm(&self, draft: &Draft) -> Result<(), JournalError> {
+        self.shared
+            .confirm(&draft.written)
+            .inspect_err(|_| stats::count(&self.shared.stats.refused))
+    }
+
+    fn admit(&self, opened: &Opened<impl AsRef<str>>) -> Result<Draft, JournalError> {
         let mut buffer = [0; MAX_OPENED_BYTES];
         let record = record::opened(opened, &mut buffer);
         let written = self.shared.admit(record)?;
         if self.shared.options.fsync == Fsync::Always {
+            self.shared.confirm(&written)?;
             self.shared
                 .sync_to(&written)
                 .inspect_err(|_| self.shared.withdraw(&written, record))?;
         }
-        let opened_in = written.segment;
-        Ok((Seat { opened_in }, Kept::of(record)))
+        Ok(Draft {
+            seat: Seat {
+                opened_in: written.segment,
+            },
+            kept: Kept::of(record),
+            written,
+        })
     }
 
     /// Writes the end of a request down. There is room for it.
     pub fn settle(&self, seat: Seat, settled: &Settled<impl AsRef<str>>) -> SettledSeat {
         let mut buffer = [0; MAX_SETTLED_BYTES];
         let record = record::settled(seat.opened_in, settled, &mut buffer);
-        let (settled_in, written) = self.shared.end(record);
+        let may_wait = self.shared.options.fsync == Fsync::Interval && RESTS.get();
+        let written = self.shared.end(record, !may_wait);
         if self.shared.options.fsync == Fsync::Always
-            && let Some(written) = written
+            && let Some(written) = &written
         {
             // The request is over, whatever the disk says; a failure is logged and stops admission.
-            let _ = self.shared.sync_to(&written);
+            let _ = self.shared.sync_to(written);
         }
         SettledSeat {
             opened_in: seat.opened_in,
-            settled_in,
+            settled_in: written.map(|written| written.segment),
         }
+    }
+
+    /// To be called by a thread whenever it has nothing left to do. From its first call on, what it settles may wait for the next.
+    pub fn rest(&self) {
+        RESTS.set(true);
+        self.shared.flush_now();
     }
 
     /// Tells that the rows of these requests are in the database.
     pub fn forget(&self, seats: impl IntoIterator<Item = SettledSeat>) {
         let mut records = Vec::new();
-        let mut others = Vec::new();
         for seat in seats {
             tally(&mut records, seat.opened_in);
-            match seat.settled_in {
-                Spot::Segment(segment) => tally(&mut records, segment),
-                unsaved @ Spot::Unsaved(_) => others.push(unsaved),
+            if let Some(segment) = seat.settled_in {
+                tally(&mut records, segment);
             }
         }
         let mut pen = self.shared.pen();
         for (segment, count) in records {
             pen.release(segment, count);
-        }
-        for spot in others {
-            pen.forget(spot);
         }
         self.shared.put_down(pen);
     }
@@ -239,13 +284,13 @@ impl Journal {
         if let Some(keeper) = keeper {
             keeper.stop();
         }
+        // What fails here is logged, and is among what is still needed.
+        self.shared.flush_now();
         if self.shared.options.fsync != Fsync::Never {
             self.shared.sync();
         }
         self.shared.delete_garbage();
-        let mut pen = self.shared.pen();
-        // What fails here is logged, and is among what is still needed.
-        let _ = self.shared.save(&mut pen);
+        let pen = self.shared.pen();
         let needed = pen.needed();
         if needed == 0 {
             self.shared.delete_all(&pen);

@@ -1,6 +1,6 @@
 //! What is under the append lock: the segments, the promise of room, and which records are still needed.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -8,29 +8,15 @@ use std::sync::Arc;
 use super::record::MAX_SETTLED_BYTES;
 use super::segment::{Disk, HEADER_BYTES, Segment};
 
-/// Where a request's end is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Spot {
-    /// In the segment of this sequence.
-    Segment(u64),
-    /// In memory, because the disk did not take it: the number of the attempt.
-    Unsaved(u64),
-}
-
-/// Where and when a record was written.
+/// Where and when a record was added.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Written {
     pub segment: u64,
     pub at: u64,
-    /// How many records had been written with it.
+    /// How many records there were with it.
     pub number: u64,
     /// How many times `fdatasync` had failed.
     pub failures: u64,
-}
-
-struct Unsaved {
-    attempt: u64,
-    record: Vec<u8>,
 }
 
 /// The state of an instance's journal.
@@ -45,22 +31,22 @@ pub(super) struct Pen {
     /// Bytes of every segment.
     segment_bytes: u64,
     open: u64,
-    unsaved: VecDeque<Unsaved>,
-    /// Where attempts that failed at first were written later.
-    saved: HashMap<u64, u64>,
-    attempts: u64,
-    /// Records written.
+    /// Full segments with records that are not in their files yet, in order.
+    late: VecDeque<Segment>,
+    /// Records so far.
     number: u64,
+    /// Of those, how many are in their files.
+    flushed: u64,
     /// Whether anybody ever calls `fdatasync`.
     syncs: bool,
-    /// Whether `current` was written to since it was last taken by `unsynced`.
+    /// Whether `current` was added to since it was last taken by `take_unsynced`.
     dirty: bool,
     /// Full segments of which that was so.
     left_dirty: Vec<Arc<File>>,
     failures: u64,
     /// `fdatasync` failed, and no new segment was begun since.
     pub distrusted: bool,
-    /// Whether the disk took the last record.
+    /// Whether the disk did not take the last records.
     pub failing: bool,
     pub closed: bool,
     /// Whether the keeper waits to be woken by the next record.
@@ -78,10 +64,9 @@ impl Pen {
             garbage: Vec::new(),
             segment_bytes,
             open: 0,
-            unsaved: VecDeque::new(),
-            saved: HashMap::new(),
-            attempts: 0,
+            late: VecDeque::new(),
             number: 0,
+            flushed: 0,
             syncs,
             dirty: false,
             left_dirty: Vec::new(),
@@ -106,16 +91,12 @@ impl Pen {
             None if self.ready.is_empty() => return false,
             None => (self.capacity() - len, self.ready.len() - 1),
         };
-        ends_in(left) + self.ends_in_new(spare) > self.promised()
+        ends_in(left) + self.ends_in_new(spare) > self.open
     }
 
     /// Whether new segments alone have room for all ends that are to come.
     pub fn has_new_room(&self) -> bool {
-        self.ends_in_new(self.ready.len()) > self.promised()
-    }
-
-    fn promised(&self) -> u64 {
-        self.open + self.unsaved.len() as u64
+        self.ends_in_new(self.ready.len()) > self.open
     }
 
     const fn capacity(&self) -> u64 {
@@ -126,12 +107,12 @@ impl Pen {
         segments as u64 * ends_in(self.capacity())
     }
 
-    /// Writes a record into the current segment, or the next one if it does not fit.
-    pub fn write(&mut self, record: &mut [u8], disk: &dyn Disk) -> io::Result<Written> {
+    /// Adds a record to the current segment, or the next one if it does not fit. An error means that there is none.
+    pub fn write(&mut self, record: &mut [u8]) -> io::Result<Written> {
         if self.current.room() < record.len() as u64 {
             self.turn()?;
         }
-        let at = self.current.append(record, disk)?;
+        let at = self.current.append(record);
         self.current.needed += 1;
         self.number += 1;
         self.dirty = self.syncs;
@@ -143,17 +124,49 @@ impl Pen {
         })
     }
 
+    /// Puts all records into their files, and says how many that were and how long.
+    pub fn flush(&mut self, disk: &dyn Disk) -> io::Result<(u64, usize)> {
+        let mut bytes = 0;
+        while let Some(segment) = self.late.front_mut() {
+            bytes += segment.flush(disk)?;
+            self.late.pop_front();
+        }
+        bytes += self.current.flush(disk)?;
+        let records = self.number - std::mem::replace(&mut self.flushed, self.number);
+        Ok((records, bytes))
+    }
+
+    /// Whether all records are in their files.
+    pub const fn is_all_flushed(&self) -> bool {
+        self.flushed == self.number
+    }
+
+    /// Whether a record is in its file.
+    pub const fn is_flushed(&self, written: &Written) -> bool {
+        written.number <= self.flushed
+    }
+
+    /// Takes an admission back that is not in its file yet.
+    pub fn void(&mut self, written: &Written) {
+        let segments = self.late.iter_mut().chain([&mut self.current]);
+        for segment in segments.filter(|segment| segment.sequence == written.segment) {
+            segment.void(written.at);
+        }
+        self.withdraw(written);
+    }
+
     /// Goes on in the next segment.
     fn turn(&mut self) -> io::Result<()> {
         let next = self.ready.pop_front().ok_or(ErrorKind::StorageFull)?;
         let full = std::mem::replace(&mut self.current, next);
         if std::mem::take(&mut self.dirty) {
-            self.left_dirty.push(full.file);
+            self.left_dirty.push(full.file.clone());
         }
         match full.needed {
             0 => self.garbage.push(full.sequence),
             needed => drop(self.full.insert(full.sequence, needed)),
         }
+        self.late.push_back(full);
         self.urgent = true;
         Ok(())
     }
@@ -194,52 +207,13 @@ impl Pen {
         self.open = self.open.saturating_sub(1);
     }
 
-    /// Takes an admission back.
+    /// Takes an admission back that is voided in its file.
     pub fn withdraw(&mut self, written: &Written) {
         self.settled();
         self.release(written.segment, 1);
     }
 
-    /// Keeps a record in memory that could not be written.
-    pub fn keep(&mut self, record: &[u8]) -> Spot {
-        self.attempts += 1;
-        self.urgent = true;
-        self.unsaved.push_back(Unsaved {
-            attempt: self.attempts,
-            record: record.to_owned(),
-        });
-        Spot::Unsaved(self.attempts)
-    }
-
-    /// Takes the oldest of those out, to be tried again; whoever cannot gives it back.
-    pub fn save_next(&mut self, disk: &dyn Disk) -> io::Result<Option<usize>> {
-        let Some(mut next) = self.unsaved.pop_front() else {
-            return Ok(None);
-        };
-        match self.write(&mut next.record, disk) {
-            Ok(written) => {
-                self.saved.insert(next.attempt, written.segment);
-                Ok(Some(next.record.len()))
-            }
-            Err(error) => {
-                self.unsaved.push_front(next);
-                Err(error)
-            }
-        }
-    }
-
-    /// Says that a record at this place is needed no longer.
-    pub fn forget(&mut self, spot: Spot) {
-        match spot {
-            Spot::Segment(segment) => self.release(segment, 1),
-            Spot::Unsaved(attempt) => match self.saved.remove(&attempt) {
-                Some(segment) => self.release(segment, 1),
-                None => self.unsaved.retain(|unsaved| unsaved.attempt != attempt),
-            },
-        }
-    }
-
-    /// Says so of `count` records of a segment.
+    /// Says that `count` records of a segment are needed no longer.
     pub fn release(&mut self, segment: u64, count: u64) {
         if segment == self.current.sequence {
             self.current.needed = self.current.needed.saturating_sub(count);
@@ -253,12 +227,12 @@ impl Pen {
         }
     }
 
-    /// Records that are needed, in files or in memory alone.
+    /// Records that are needed.
     pub fn needed(&self) -> u64 {
-        self.current.needed + self.full.values().sum::<u64>() + self.unsaved.len() as u64
+        self.current.needed + self.full.values().sum::<u64>()
     }
 
-    /// Files with records that no `fdatasync` covers yet, and how many records they cover when that is done.
+    /// Files with records that no `fdatasync` covers yet, and how many records they cover when that is done. To be asked after a flush.
     pub fn take_unsynced(&mut self) -> (Vec<Arc<File>>, u64) {
         let mut files = std::mem::take(&mut self.left_dirty);
         if std::mem::take(&mut self.dirty) {
@@ -291,8 +265,9 @@ impl Pen {
         self.open
     }
 
-    pub fn unsaved(&self) -> u64 {
-        self.unsaved.len() as u64
+    /// Records that the disk did not take.
+    pub const fn unsaved(&self) -> u64 {
+        if self.failing { self.number - self.flushed } else { 0 }
     }
 }
 

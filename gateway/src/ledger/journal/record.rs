@@ -198,6 +198,12 @@ pub(super) fn void(record: &mut [u8]) {
     record[KIND_AT] = Kind::Void as u8;
 }
 
+/// The first record of several.
+pub(super) fn first(records: &mut [u8]) -> Option<&mut [u8]> {
+    let (len, _) = frame(*records.first_chunk()?);
+    records.get_mut(..KIND_AT + len)
+}
+
 /// A record's length without its frame's first eight bytes, and its checksum.
 pub(super) fn frame(bytes: [u8; KIND_AT]) -> (usize, u32) {
     let [l0, l1, l2, l3, c0, c1, c2, c3] = bytes;

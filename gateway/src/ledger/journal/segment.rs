@@ -92,8 +92,11 @@ pub(super) struct Segment {
     /// Records in it that are not in the database yet.
     pub needed: u64,
     seed: u32,
+    /// Where the next record begins.
     at: u64,
     end: u64,
+    /// The last records, which are not in the file yet.
+    page: Vec<u8>,
 }
 
 impl Segment {
@@ -110,6 +113,7 @@ impl Segment {
             seed: seed(&header),
             at: HEADER_BYTES as u64,
             end: bytes,
+            page: Vec::new(),
         })
     }
 
@@ -118,13 +122,36 @@ impl Segment {
         self.end - self.at
     }
 
-    /// Adds a record, which must fit, and says where it begins. After an error the next one takes its place.
-    pub fn append(&mut self, record: &mut [u8], disk: &dyn Disk) -> io::Result<u64> {
+    /// Adds a record, which must fit, to those that [`flush`](Self::flush) writes next, and says where it begins.
+    pub fn append(&mut self, record: &mut [u8]) -> u64 {
         record::seal(record, self.seed);
-        disk.write(&self.file, record, self.at)?;
+        self.page.extend_from_slice(record);
         let at = self.at;
         self.at += record.len() as u64;
-        Ok(at)
+        at
+    }
+
+    /// Writes what is not in the file yet, and says how many bytes that were. After an error all of it is still to be written.
+    pub fn flush(&mut self, disk: &dyn Disk) -> io::Result<usize> {
+        let bytes = self.page.len();
+        if bytes > 0 {
+            disk.write(&self.file, &self.page, self.at - bytes as u64)?;
+            self.page.clear();
+        }
+        Ok(bytes)
+    }
+
+    /// Makes a record that is not in the file yet one that is passed over.
+    pub fn void(&mut self, at: u64) {
+        let written = self.at - self.page.len() as u64;
+        let begin = at.checked_sub(written).and_then(|begin| usize::try_from(begin).ok());
+        if let Some(record) = begin
+            .and_then(|begin| self.page.get_mut(begin..))
+            .and_then(record::first)
+        {
+            record::void(record);
+            record::seal(record, self.seed);
+        }
     }
 }
 

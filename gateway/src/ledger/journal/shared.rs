@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::pen::{Pen, Spot, Written};
+use super::pen::{Pen, Written};
 use super::record::void;
 use super::segment::{Disk, Names, Segment, remove, rewrite};
 use super::stats::{JournalStats, count, set};
@@ -79,7 +79,7 @@ impl Shared {
         }
     }
 
-    /// Writes an admission, if there is room for it and for all that it promises.
+    /// Adds an admission, if there is room for it and for all that it promises. It may go out when it is [flushed](Self::confirm).
     pub fn admit(&self, record: &mut [u8]) -> Result<Written, JournalError> {
         loop {
             let mut pen = self.pen();
@@ -89,11 +89,9 @@ impl Shared {
             if pen.distrusted {
                 return Err(JournalError::Sync);
             }
-            if pen.has_room(record.len()) {
-                let written = self.save(&mut pen).and_then(|()| self.write(&mut pen, record));
-                if written.is_ok() {
-                    pen.opened();
-                }
+            let well = if pen.failing { self.flush(&mut pen) } else { Ok(()) };
+            if well.is_err() || pen.has_room(record.len()) {
+                let written = well.and_then(|()| pen.write(record)).inspect(|_| pen.opened());
                 self.put_down(pen);
                 return Ok(written?);
             }
@@ -102,33 +100,49 @@ impl Shared {
         }
     }
 
-    /// Writes a request's end; where the disk does not take it, it stays in memory and is tried again with the next record.
-    pub fn end(&self, record: &mut [u8]) -> (Spot, Option<Written>) {
+    /// Makes sure that an admission is in its file; where it cannot be, it is taken back.
+    pub fn confirm(&self, written: &Written) -> Result<(), JournalError> {
         let mut pen = self.pen();
-        pen.settled();
-        let written = self.save(&mut pen).and_then(|()| self.write(&mut pen, record)).ok();
-        let spot = match &written {
-            Some(written) => Spot::Segment(written.segment),
-            None => pen.keep(record),
+        let done = match pen.is_flushed(written) {
+            true => Ok(()),
+            false => self.flush(&mut pen).inspect_err(|_| pen.void(written)),
         };
         self.put_down(pen);
-        (spot, written)
+        Ok(done?)
     }
 
-    fn write(&self, pen: &mut Pen, record: &mut [u8]) -> io::Result<Written> {
-        let written = pen.write(record, &*self.disk);
-        self.note(pen, written.as_ref().err());
-        written.inspect(|_| self.stats.wrote(record.len()))
-    }
-
-    /// Writes what is in memory alone.
-    pub fn save(&self, pen: &mut Pen) -> io::Result<()> {
-        while pen.unsaved() > 0 {
-            let saved = pen.save_next(&*self.disk);
-            self.note(pen, saved.as_ref().err());
-            saved?.inspect(|bytes| self.stats.wrote(*bytes));
+    /// Adds a request's end, and puts it into its file at once or leaves that to whoever flushes next. Where the disk does not take it,
+    /// it stays in memory and is tried again with the next record.
+    pub fn end(&self, record: &mut [u8], at_once: bool) -> Option<Written> {
+        let mut pen = self.pen();
+        pen.settled();
+        let written = pen.write(record);
+        if at_once || pen.failing {
+            // Its failure is counted and logged, and stops admission.
+            let _ = self.flush(&mut pen);
         }
-        Ok(())
+        self.put_down(pen);
+        written
+            .inspect_err(|error| tracing::error!(%error, "no room for the end of a request, although it was promised"))
+            .ok()
+    }
+
+    /// Puts all records into their files, with a turn of its own. Whether the disk took them.
+    pub fn flush_now(&self) -> bool {
+        let mut pen = self.pen();
+        if pen.is_all_flushed() {
+            return true;
+        }
+        let flushed = self.flush(&mut pen);
+        self.put_down(pen);
+        flushed.is_ok()
+    }
+
+    /// The same within one.
+    fn flush(&self, pen: &mut Pen) -> io::Result<()> {
+        let flushed = pen.flush(&*self.disk);
+        self.note(pen, flushed.as_ref().err());
+        flushed.map(|(records, bytes)| self.stats.wrote(records, bytes))
     }
 
     fn note(&self, pen: &mut Pen, error: Option<&io::Error>) {
@@ -138,6 +152,7 @@ impl Shared {
         };
         count(&self.stats.write_errors);
         if !std::mem::replace(&mut pen.failing, true) {
+            pen.urgent = true;
             tracing::error!(dir = %self.names.dir.display(), %error, "the journal cannot be written; requests are refused");
         }
     }
@@ -227,7 +242,13 @@ impl Shared {
     }
 
     fn sync_all(&self, synced: &mut u64) -> Result<(), JournalError> {
-        let (files, number) = self.pen().take_unsynced();
+        let (files, number) = {
+            let mut pen = self.pen();
+            let flushed = self.flush(&mut pen);
+            let unsynced = flushed.map(|()| pen.take_unsynced());
+            self.put_down(pen);
+            unsynced?
+        };
         for file in files {
             let begun = Instant::now();
             let done = self.disk.sync(&file);

@@ -16,11 +16,11 @@ pub struct JournalStats {
     pub segments: AtomicU64,
     /// Requests open now.
     pub open: AtomicU64,
-    /// Ends of requests that are in memory alone now, because the disk did not take them.
+    /// Records that are in memory alone now, because the disk did not take them.
     pub unsaved: AtomicU64,
     /// Requests refused.
     pub refused: AtomicU64,
-    /// Records that could not be written.
+    /// Attempts to write records that failed.
     pub write_errors: AtomicU64,
     /// Segments that could not be made, as on a full disk.
     pub allocation_errors: AtomicU64,
@@ -33,8 +33,8 @@ pub struct JournalStats {
 }
 
 impl JournalStats {
-    pub(super) fn wrote(&self, bytes: usize) {
-        count(&self.records);
+    pub(super) fn wrote(&self, records: u64, bytes: usize) {
+        self.records.fetch_add(records, Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 

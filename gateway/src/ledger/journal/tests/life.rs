@@ -132,7 +132,7 @@ fn an_end_whose_admission_was_deleted_is_in_the_database_and_not_told_again() {
     journal.forget((0..100).map(|n| pass(&journal, n)));
     let across = settle(&journal, 1_000, across);
     open(&journal, 1_001);
-    assert_ne!(across.settled_in, Spot::Segment(across.opened_in));
+    assert_ne!(across.settled_in, Some(across.opened_in));
     // Looked up before it can be gone.
     let first = segments(dir.path())[0].clone();
     journal.forget([across]);

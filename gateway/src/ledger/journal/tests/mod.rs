@@ -2,7 +2,9 @@
 
 mod crash;
 mod disk;
+mod faulty;
 mod life;
 mod model;
 mod reading;
 pub(super) mod sample;
+mod together;

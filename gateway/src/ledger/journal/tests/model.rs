@@ -112,10 +112,15 @@ fn run(steps: &[Step], fsync: Fsync) {
     let begin = || Journal::start(dir.path(), Uuid::new_v4(), options(fsync)).expect("room");
     let mut journal = begin();
     let mut model = Model::default();
+    // As a thread of the gateway does, whose ends wait for each other.
+    journal.rest();
     for step in steps {
         model.take(&journal, *step);
         match step {
-            Step::Look => model.check(crash(dir.path()).path()),
+            Step::Look => {
+                journal.rest();
+                model.check(crash(dir.path()).path());
+            }
             Step::Crash => {
                 drop(journal);
                 model.check(dir.path());
@@ -129,6 +134,7 @@ fn run(steps: &[Step], fsync: Fsync) {
             _ => {}
         }
     }
+    journal.rest();
     model.check(crash(dir.path()).path());
     journal.forget(std::mem::take(&mut model.settled).into_values());
     let open = std::mem::take(&mut model.open);
