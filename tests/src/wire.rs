@@ -235,7 +235,8 @@ impl Wire {
             if let Some(bytes) = self.body.next(&mut self.buffer) {
                 return Some(Piece {
                     at: Instant::now(),
-                    bytes,
+                    // A piece of the buffer would keep all of it, for as long as the answer is kept.
+                    bytes: Bytes::copy_from_slice(&bytes),
                 });
             }
             if self.body.is_done() || self.fill(patience).await.is_err() {
