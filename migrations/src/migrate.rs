@@ -186,6 +186,46 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn fortnights_begin_with_the_days_that_there_are() {
+        const FORTNIGHT: i64 = 1_209_600_000;
+        for database in empty_databases().await {
+            migrate_to(&database.db, 3).await;
+            // The last two days of one fortnight, the second of which ends in the next, and the first of that.
+            for (day, requests) in [(FORTNIGHT - 90_000_000, 1), (FORTNIGHT - 3_600_000, 2), (FORTNIGHT, 4)] {
+                let insert = "INSERT INTO usage_daily VALUES ($1, 1, 7, '', 'openai', 3, 'gpt', $2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13)";
+                let query = sqlx::query(insert).bind(day).bind(requests);
+                query.execute(&database.db.write).await.unwrap();
+            }
+            migrate(&database.db).await.unwrap();
+            let rows = sqlx::query("SELECT * FROM usage_fortnights ORDER BY fortnight_start")
+                .fetch_all(&database.db.read)
+                .await
+                .unwrap();
+            let numbers = |row: &sqlx::any::AnyRow| -> Vec<i64> {
+                let columns = [0, 1, 2, 5].into_iter().chain(7..21);
+                columns.map(|column| row.get(column)).collect()
+            };
+            let found: Vec<_> = rows.iter().map(numbers).collect();
+            let expected = [
+                vec![0, 1, 7, 3, 3, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26],
+                vec![FORTNIGHT, 1, 7, 3, 4, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13],
+            ];
+            assert_eq!(found, expected, "{:?}", database.engine());
+        }
+    }
+
+    /// Leaves a database as an older program would have.
+    async fn migrate_to(db: &Db, version: i64) {
+        let mut connection = db.write.acquire().await.unwrap();
+        let migrator = match db.engine {
+            Engine::Sqlite => &SQLITE,
+            Engine::Postgres => &POSTGRES,
+        };
+        let migrated = migrator.run_direct(Some(version), &mut *connection, false).await;
+        migrated.unwrap();
+    }
+
+    #[tokio::test]
     async fn the_audit_log_is_append_only() {
         for database in test_databases().await {
             sqlx::query(

@@ -3,6 +3,8 @@
 //! Both sides are put one below the other and added up by key. A statement sees one moment of the database, so a ledger that is being
 //! written while it is checked is no difference.
 
+use ace_policies::quota::FORTNIGHT_MS;
+
 /// A table of sums, or a part of it, and how it is computed from the ledger.
 pub(super) struct Check {
     pub table: &'static str,
@@ -105,7 +107,10 @@ pub(super) fn all() -> Vec<Check> {
     let quota = ["day", "month"]
         .into_iter()
         .flat_map(|period| ACCOUNTS.map(|account| quota(account, period)));
-    [hourly(), daily(), sessions()].into_iter().chain(quota).collect()
+    [hourly(), daily(), fortnights(), sessions()]
+        .into_iter()
+        .chain(quota)
+        .collect()
 }
 
 fn hourly() -> Check {
@@ -131,6 +136,20 @@ fn daily() -> Check {
         computed: "true".to_owned(),
         reach_ms: 2 * DAY_MS,
         chunk_ms: 7 * DAY_MS,
+    }
+}
+
+/// A day begins within its fortnight, and may end a day and an hour behind it.
+fn fortnights() -> Check {
+    // `policies::quota::FORTNIGHT_MS`.
+    let computed = "day_start - day_start % 1209600000";
+    let fortnight = column("fortnight", "fortnight_start", computed, Kind::Time);
+    Check {
+        table: "usage_fortnights",
+        key: std::iter::once(fortnight).chain(usage_key()).collect(),
+        reach_ms: FORTNIGHT_MS + 2 * DAY_MS,
+        chunk_ms: 2 * FORTNIGHT_MS,
+        ..daily()
     }
 }
 

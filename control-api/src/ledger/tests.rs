@@ -1,5 +1,6 @@
 //! A small writer of the ledger and its sums, and errors planted into what it wrote.
 
+use ace_policies::quota::fortnight;
 use sqlx::AssertSqlSafe;
 
 use super::{LedgerVerified, Range};
@@ -61,6 +62,8 @@ impl Settled {
             .await;
         let session = format!(", session_id = '{}'", self.session.unwrap_or_default());
         self.add(world, "usage_daily", "day_start", day, "").await;
+        self.add(world, "usage_fortnights", "fortnight_start", fortnight(day), "")
+            .await;
         self.add(world, "usage_sessions", "day_start", day, &session).await;
     }
 
@@ -210,6 +213,7 @@ async fn sums_that_are_right_are_found_right() {
         let expected = [
             "usage_hourly 40 0",
             "usage_daily 40 0",
+            "usage_fortnights 20 0",
             "usage_sessions 40 0",
             "quota_usage: user, day 40 0",
             "quota_usage: tenant, day 40 0",
@@ -263,6 +267,16 @@ async fn a_planted_error_is_found_in_every_table_of_sums() {
     )
     .await;
     plant(
+        "UPDATE usage_fortnights SET requests = requests + 1 WHERE fortnight_start = (SELECT MIN(fortnight_start) FROM usage_fortnights)",
+        &["usage_fortnights"],
+    )
+    .await;
+    plant(
+        "UPDATE usage_fortnights SET fortnight_start = fortnight_start + 86400000 WHERE user_id = 2",
+        &["usage_fortnights"],
+    )
+    .await;
+    plant(
         "UPDATE usage_sessions SET session_id = 's3' WHERE day_start = (SELECT MAX(day_start) FROM usage_sessions)",
         &["usage_sessions"],
     )
@@ -293,7 +307,7 @@ async fn a_request_that_is_in_no_sum_is_found_in_all_it_belongs_to() {
     for world in busy_worlds().await {
         REQUEST.write_ledger(&world).await;
         let verified = verify(&world).await;
-        assert_eq!(verified.different(), 13);
+        assert_eq!(verified.different(), 14);
         let told: Vec<_> = verified.differences.iter().map(ToString::to_string).collect();
         let expected = "quota_usage: day 2026-01-31T00:00:00.000Z, user '1': tokens is kept as 165, computed as 330";
         assert!(told.iter().any(|line| line == expected), "{told:#?}");
@@ -303,11 +317,11 @@ async fn a_request_that_is_in_no_sum_is_found_in_all_it_belongs_to() {
 #[tokio::test]
 async fn a_row_of_the_ledger_that_was_changed_or_removed_is_found() {
     for (error, different) in [
-        ("UPDATE request_ledger SET output_tokens = 6 WHERE id = 1", 13),
-        ("DELETE FROM request_ledger WHERE id = 1", 13),
-        ("UPDATE request_ledger SET day_start = 0 WHERE id = 1", 13),
+        ("UPDATE request_ledger SET output_tokens = 6 WHERE id = 1", 14),
+        ("DELETE FROM request_ledger WHERE id = 1", 14),
+        ("UPDATE request_ledger SET day_start = 0 WHERE id = 1", 14),
         ("UPDATE request_ledger SET month_start = 0 WHERE id = 1", 5),
-        ("UPDATE request_ledger SET error_kind = 'client_gone' WHERE id = 2", 3),
+        ("UPDATE request_ledger SET error_kind = 'client_gone' WHERE id = 2", 4),
     ] {
         for world in busy_worlds().await {
             run(&world, error).await;
@@ -402,8 +416,8 @@ async fn a_model_that_was_asked_for_counts_only_where_it_was_charged() {
             .collect();
         assert_eq!(
             different,
-            [2, 2, 2],
-            "by hour, day and session, under '' and under its name"
+            [2, 2, 2, 2],
+            "by hour, day, fortnight and session, under '' and under its name"
         );
     }
 }

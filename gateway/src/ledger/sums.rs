@@ -1,9 +1,12 @@
-//! The sums that each batch of rows adds to: usage by hour and day, and what every account has used of its day and month.
+//! The sums that each batch of rows adds to: usage by hour, day and fortnight, and what every account has used of its day
+//! and month.
+
+mod table;
 
 use std::collections::{BTreeMap, HashMap};
 
 use ace_migrations::Engine;
-use ace_policies::quota::{Account, Amounts, Bucket, Period};
+use ace_policies::quota::{Account, Amounts, Bucket, Period, fortnight};
 use ace_policies::usage::is_error;
 use ace_policies::{KeyId, Provider, TenantId, UserId};
 use sqlx::any::AnyArguments;
@@ -12,6 +15,7 @@ use sqlx::{Any, AnyConnection};
 
 use super::row::{Entry, Row};
 use super::sql::{bind_bucket, read_amounts, read_bucket, signed, storable, values};
+use table::Table;
 
 const HOUR_MS: i64 = 3_600_000;
 /// Rows of one statement.
@@ -90,54 +94,6 @@ const TOTALS: [&str; 14] = [
     "ttfb_ms",
     "duration_ms",
 ];
-
-/// A table of usage.
-#[derive(Clone, Copy)]
-enum Table {
-    Hourly,
-    Daily,
-    Sessions,
-}
-
-impl Table {
-    const ALL: [Self; 3] = [Self::Hourly, Self::Daily, Self::Sessions];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Hourly => "usage_hourly",
-            Self::Daily => "usage_daily",
-            Self::Sessions => "usage_sessions",
-        }
-    }
-
-    /// Its columns in the order in which [`Key`] has them.
-    const fn key(self) -> &'static [&'static str] {
-        const HOURLY: [&str; 7] = [
-            "hour_start",
-            "model",
-            "provider",
-            "api_key_id",
-            "user_id",
-            "machine_id",
-            "tenant_id",
-        ];
-        const SESSIONS: [&str; 8] = [
-            "session_id",
-            "day_start",
-            "model",
-            "provider",
-            "api_key_id",
-            "user_id",
-            "machine_id",
-            "tenant_id",
-        ];
-        match self {
-            Self::Hourly => &HOURLY,
-            Self::Daily => SESSIONS.split_at(1).1,
-            Self::Sessions => &SESSIONS,
-        }
-    }
-}
 
 impl<'r> Sums<'r> {
     /// Adds a row that is new.
@@ -287,7 +243,7 @@ async fn add_usage(
     table: Table,
     chunk: &[(Key, Totals)],
 ) -> Result<(), sqlx::Error> {
-    let text = statement(engine, table.name(), table.key(), &TOTALS, chunk.len());
+    let text = statement(engine, table.name(), &table.key(), &TOTALS, chunk.len());
     let mut query = sqlx::query(sqlx::AssertSqlSafe(text));
     for (key, totals) in chunk {
         if let Some(session) = &key.session {
@@ -337,10 +293,11 @@ impl<'r> Group<'r> {
         };
         let text = |account: Option<Account>| account.map(|account| account.id()).unwrap_or_default();
         Key {
-            session: matches!(table, Table::Sessions).then(|| text(session)),
+            session: table.is_by_session().then(|| text(session)),
             start_ms: match table {
                 Table::Hourly => self.hour_ms,
                 Table::Daily | Table::Sessions => self.day_ms,
+                Table::Fortnights => fortnight(self.day_ms),
             },
             model: storable(self.model),
             provider: self.provider.as_str(),

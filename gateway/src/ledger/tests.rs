@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ace_migrations::Db;
 use ace_migrations::testing::{TestDatabase, test_databases};
 use ace_policies::config::Config;
+use ace_policies::quota::fortnight;
 use ace_policies::token::Claims;
 use ace_policies::usage::{Source, Usage};
 use ace_policies::vault::{MasterKey, Vault};
@@ -190,6 +191,20 @@ const USED_TODAY: &str =
     "SELECT CAST(COALESCE(SUM(tokens), 0) AS BIGINT) FROM quota_usage WHERE account_kind = 'user' AND period = 'day'";
 const LEASED: &str = "SELECT CAST(COALESCE(SUM(leased_tokens + leased_requests), 0) AS BIGINT) FROM quota_usage";
 
+/// What every table of usage must come to: requests, tokens and cost.
+async fn every_sum_is(db: &Db, expected: (i64, i64, i64)) {
+    for table in ["usage_hourly", "usage_daily", "usage_fortnights", "usage_sessions"] {
+        let sums = ["requests", "input_tokens + output_tokens", "cost_micro_usd"]
+            .map(|sum| format!("CAST(COALESCE(SUM({sum}), 0) AS BIGINT)"));
+        let text = format!("SELECT {} FROM {table}", sums.join(", "));
+        let sums: (i64, i64, i64) = sqlx::query_as(sqlx::AssertSqlSafe(text))
+            .fetch_one(&db.read)
+            .await
+            .expect("sums");
+        assert_eq!(sums, expected, "{table}");
+    }
+}
+
 async fn databases() -> Vec<TestDatabase> {
     test_databases().await
 }
@@ -216,17 +231,11 @@ async fn every_settled_request_is_one_row_and_in_every_sum() {
             3,
             "user, tenant and key; neither session nor machine"
         );
-        for table in ["usage_hourly", "usage_daily", "usage_sessions"] {
-            let sums = format!(
-                "SELECT CAST(SUM(requests) AS BIGINT), CAST(SUM(input_tokens + output_tokens) AS BIGINT), CAST(SUM(cost_micro_usd) AS BIGINT) FROM {table}"
-            );
-            let sums: (i64, i64, i64) = sqlx::query_as(sqlx::AssertSqlSafe(sums))
-                .fetch_one(&db.read)
-                .await
-                .expect("sums");
-            // Three tokens at 3 USD and two at 15 USD a million.
-            assert_eq!(sums, (2_000, 10_000, 2_000 * 39), "{table}");
-        }
+        // Three tokens at 3 USD and two at 15 USD a million.
+        every_sum_is(db, (2_000, 10_000, 2_000 * 39)).await;
+        let day = number(db, "SELECT MIN(day_start) FROM usage_daily").await;
+        let first = number(db, "SELECT MIN(fortnight_start) FROM usage_fortnights").await;
+        assert_eq!(first, fortnight(day));
         let left = std::fs::read_dir(folder.path().join("j")).expect("there").count();
         assert_eq!(left, 0, "the journal is deleted when the database has it all");
     }

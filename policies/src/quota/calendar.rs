@@ -8,6 +8,17 @@ use super::Period;
 
 const MINUTE_MS: i64 = 60_000;
 
+/// How long a fortnight is, in milliseconds.
+pub const FORTNIGHT_MS: i64 = 14 * 24 * 60 * MINUTE_MS;
+
+/// Where the fortnight begins that a day belongs to; the day by where it begins itself, both UTC milliseconds.
+///
+/// Fortnights follow each other from 1970-01-01 UTC on, whatever the time zone: so each day belongs to one, also after the time zone
+/// was changed. Months would have to be cut anew.
+pub const fn fortnight(day_start_ms: i64) -> i64 {
+    day_start_ms - day_start_ms.rem_euclid(FORTNIGHT_MS)
+}
+
 /// Days and months of a time zone.
 #[derive(Clone, Debug)]
 pub struct Calendar(TimeZone);
@@ -175,6 +186,19 @@ mod tests {
         for wrong in ["2026-02-30", "yesterday", "", "5"] {
             assert_eq!(Calendar::utc().date(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_day_belongs_to_the_fortnight_in_which_it_begins() {
+        let (begins, next) = (ms("2026-01-15T00:00:00Z"), ms("2026-01-29T00:00:00Z"));
+        assert_eq!((begins % FORTNIGHT_MS, next - begins), (0, FORTNIGHT_MS));
+        assert_eq!(fortnight(begins), begins);
+        assert_eq!(fortnight(next), next);
+        // In Shanghai the last day of a fortnight ends in the next one.
+        let last = Calendar::new("Asia/Shanghai").unwrap().day(next - 1);
+        assert!(last.end_ms > next);
+        assert_eq!(fortnight(last.start_ms), begins);
+        assert_eq!(fortnight(-1), -FORTNIGHT_MS);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-pub use calendar::{Calendar, Day, UnknownTimeZone};
+pub use calendar::{Calendar, Day, FORTNIGHT_MS, UnknownTimeZone, fortnight};
 
 use crate::{KeyId, MachineId, SessionId, TenantId, UserId};
 

@@ -239,6 +239,9 @@ impl World {
             self.expected,
             "the sums are those of the rows"
         );
+        let cost = "SELECT CAST(COALESCE(SUM(cost_micro_usd), 0) AS BIGINT) FROM request_ledger";
+        let rows = (number(db, ROWS).await, self.expected, number(db, cost).await);
+        every_sum_is(db, rows).await;
         assert_eq!(number(db, LEASED).await, 0, "nothing is left leased");
         assert_eq!(number(db, "SELECT COUNT(*) FROM open_requests").await, 0);
     }
