@@ -176,6 +176,11 @@ impl Filter {
         &self.clauses
     }
 
+    /// The same tests behind others.
+    pub fn further(&self) -> String {
+        self.clauses.replacen("WHERE", " AND", 1)
+    }
+
     /// Fetches one page, and looks one row further to tell whether there are more.
     pub async fn page(
         &self,
@@ -188,8 +193,8 @@ impl Filter {
         self.rows(pool, sql, limit).await
     }
 
-    /// Fetches the rows of a statement that has the [`clauses`](Self::clauses) in it and looks one row further than `limit`. Every part
-    /// of its text must be a constant of ours; values are bound.
+    /// Fetches the rows of a statement that has the [`clauses`](Self::clauses) in it, once or more often, and looks one row further than
+    /// `limit`. Every part of its text must be a constant of ours or a number; other values are bound.
     pub async fn rows(&self, pool: &AnyPool, sql: String, limit: i64) -> Result<Rows, sqlx::Error> {
         let query = sqlx::query(AssertSqlSafe(sql));
         let query = self.values.iter().fold(query, |query, value| match value {
@@ -233,6 +238,8 @@ mod tests {
             .and_if("provider =", None::<&str>)
             .below("(at, id)", Some(Cursor { key: 1, id: 2 }));
         assert_eq!(filter.clauses, "WHERE user_id = $1 AND (at, id) < ($2, $3)");
+        assert_eq!(filter.further(), " AND user_id = $1 AND (at, id) < ($2, $3)");
+        assert_eq!(Filter::default().further(), "");
         filter.above(
             &["day_start", "model"],
             vec![Value::Number(1), Value::Text("m".to_owned())],

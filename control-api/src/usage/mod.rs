@@ -2,6 +2,7 @@
 
 mod dimension;
 mod requests;
+mod source;
 mod span;
 mod sums;
 

@@ -1,4 +1,4 @@
-//! Which time sums are asked for, and from which of the two tables they come. Pure.
+//! Which time sums are asked for, and whether they are made of days or of hours. Pure.
 
 use ace_policies::quota::Calendar;
 use serde::Serialize;
@@ -34,11 +34,11 @@ impl Resolution {
         }
     }
 
-    /// With what the tables' keys begin that there are few of. Behind it come people and machines.
-    pub const fn few(self) -> [&'static str; 4] {
+    /// The tables' column of where the time begins.
+    pub const fn time(self) -> &'static str {
         match self {
-            Self::Day => ["day_start", "model", "provider", "api_key_id"],
-            Self::Hour => ["hour_start", "model", "provider", "api_key_id"],
+            Self::Day => "day_start",
+            Self::Hour => "hour_start",
         }
     }
 }
@@ -59,6 +59,11 @@ impl Span {
             return Err(ApiError::field("to", "must be later than from"));
         }
         Ok(Self { from, to })
+    }
+
+    /// Whether no time is in it.
+    pub fn is_empty(self) -> bool {
+        self.from >= self.to
     }
 
     /// The span of whole days or hours that holds this one.

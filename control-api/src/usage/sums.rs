@@ -1,6 +1,5 @@
 //! GET /api/usage.
 
-use ace_migrations::Engine;
 use ace_policies::UserId;
 use ace_policies::access::{Action, Role, Standing};
 use axum::Json;
@@ -12,6 +11,7 @@ use sqlx::any::AnyRow;
 use utoipa::{IntoParams, ToSchema};
 
 use super::dimension::{self, Dimension, Place};
+use super::source::{Asked, measures};
 use super::span::{Resolution, Span};
 use super::{Tokens, usd};
 use crate::App;
@@ -124,16 +124,6 @@ struct Sum {
     average_duration_ms: Option<i64>,
 }
 
-/// The columns of the tables that are added up.
-const MEASURES: [&str; 6] = [
-    "requests",
-    "errors",
-    "estimated",
-    "cost_micro_usd",
-    "ttfb_ms",
-    "duration_ms",
-];
-
 /// The fields of a sum behind its dimensions.
 const FIELDS: [&str; 16] = [
     "requests",
@@ -206,7 +196,8 @@ struct Question {
     span: Span,
     covered: Span,
     resolution: Resolution,
-    by_session: bool,
+    /// What is added up, for FROM.
+    source: String,
     filter: Filter,
     limit: i64,
     /// Whether the answer must be whole.
@@ -222,6 +213,13 @@ impl Question {
         let by_session = query.session_id.is_some() || dimensions.contains(&Dimension::Session);
         let resolution = span.resolution(&dimensions, by_session, calendar, now)?;
         let covered = span.rounded(resolution, calendar);
+        let filter = filter(&query, user, &dimensions)?;
+        let asked = Asked {
+            resolution,
+            covered,
+            by_session,
+            columns: &columns(&dimensions),
+        };
         let whole = query.format == Format::Csv && query.limit.is_none();
         let limit = if whole {
             MAX_ROWS
@@ -229,22 +227,21 @@ impl Question {
             query.limit.unwrap_or(DEFAULT_ROWS)
         };
         Ok(Self {
-            filter: filter(&query, user, resolution, covered, &dimensions)?,
+            source: asked.rows(&filter, app.db().engine),
+            filter,
             limit: page::limit_of(limit, MAX_ROWS)?,
             format: query.format,
             dimensions,
             span,
             covered,
             resolution,
-            by_session,
             whole,
         })
     }
 
     /// The rows, and where the next page begins.
     async fn fetch(&self, app: &App) -> Result<(Vec<AnyRow>, Option<String>), ApiError> {
-        let sql = self.sql(app.db().engine);
-        let found = self.filter.rows(&app.db().read, sql, self.limit).await?;
+        let found = self.filter.rows(&app.db().read, self.sql(), self.limit).await?;
         if self.whole && found.more {
             let hint = "narrow from and to, group by less, or fetch it in pages with limit and after";
             let message = format!("the answer has more than {MAX_ROWS} rows");
@@ -256,9 +253,8 @@ impl Question {
     }
 
     /// Adds up first and looks up names afterwards: there are few sums and many rows.
-    fn sql(&self, engine: Engine) -> String {
-        let columns = columns(&self.dimensions);
-        let source = self.source(engine);
+    fn sql(&self) -> String {
+        let (columns, source) = (columns(&self.dimensions), &self.source);
         if columns.is_empty() {
             return format!("SELECT {} FROM {source}", measures());
         }
@@ -279,25 +275,6 @@ impl Question {
         )
     }
 
-    /// What is added up: the table, or for SQLite sums of it that are made on the way through its key. SQLite groups by sorting, and to
-    /// sort the many rows is what would cost most; PostgreSQL groups by hashing, and would only do it twice.
-    fn source(&self, engine: Engine) -> String {
-        let table = self.resolution.table(self.by_session);
-        let table = format!("{table} {}", self.filter.clauses());
-        let (asked, few) = (columns(&self.dimensions), self.resolution.few());
-        let last = few.iter().rposition(|column| asked.contains(column));
-        let way = last.map_or(&[][..], |last| &few[..=last]);
-        // Where people, machines or sessions are asked for, there would be nearly as many sums as rows.
-        let shorter = way.len() > asked.len() && asked.iter().all(|column| few.contains(column));
-        match engine {
-            Engine::Sqlite if shorter && !self.by_session => {
-                let way = way.join(", ");
-                format!("(SELECT {way}, {} FROM {table} GROUP BY {way}) AS parts", measures())
-            }
-            _ => table,
-        }
-    }
-
     fn fields(&self) -> Vec<&'static str> {
         let dimensions = self.dimensions.iter().flat_map(|dimension| dimension.fields());
         dimensions.copied().chain(FIELDS).collect()
@@ -308,28 +285,10 @@ fn columns(dimensions: &[Dimension]) -> Vec<&'static str> {
     dimensions.iter().map(|dimension| dimension.column()).collect()
 }
 
-/// Sums of all that can be added up, each under its own name.
-fn measures() -> String {
-    let all = MEASURES.iter().chain(&Tokens::COLUMNS);
-    let sums = all.map(|measure| format!("CAST(COALESCE(SUM({measure}), 0) AS BIGINT) AS {measure}"));
-    sums.collect::<Vec<_>>().join(", ")
-}
-
-fn filter(
-    query: &Query,
-    user: Option<i64>,
-    resolution: Resolution,
-    covered: Span,
-    dimensions: &[Dimension],
-) -> Result<Filter, ApiError> {
-    let (begins, ends) = match resolution {
-        Resolution::Day => ("day_start >=", "day_start <"),
-        Resolution::Hour => ("hour_start >=", "hour_start <"),
-    };
+/// What is asked for beside the time.
+fn filter(query: &Query, user: Option<i64>, dimensions: &[Dimension]) -> Result<Filter, ApiError> {
     let mut filter = Filter::default();
     filter
-        .and(begins, covered.from.0)
-        .and(ends, covered.to.0)
         .and_if("user_id =", user)
         .and_if("session_id =", query.session_id.as_deref())
         .and_if("machine_id =", query.machine_id.as_deref())

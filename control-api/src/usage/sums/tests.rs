@@ -1,7 +1,10 @@
+use ace_policies::quota::fortnight;
 use insta::{allow_duplicates, assert_snapshot};
 use serde_json::{Value, json};
 
 use crate::testing::{Answer, Client, NOON, World, worlds};
+
+mod fortnights;
 
 /// 2026-01-31T00:00:00Z, the day of noon.
 const TODAY: i64 = NOON - 43_200_000;
@@ -32,13 +35,22 @@ const ROW: Row = Row {
 };
 
 impl Row {
-    /// In both tables of days.
+    /// In the tables of days and of fortnights.
     async fn daily(&self, world: &World) {
         let insert = "INSERT INTO usage_sessions VALUES ($1, $2, 1, $3, $4, $5, $6, $7, $8, 1, 2, 10, 20, 30, 40, 50, 5, 6, 7, 1500000, 100, 250)";
         let query = sqlx::query(insert).bind(self.session).bind(self.at);
         self.rest(world, query).await;
         let insert = "INSERT INTO usage_daily VALUES ($1, 1, $2, $3, $4, $5, $6, $7, 1, 2, 10, 20, 30, 40, 50, 5, 6, 7, 1500000, 100, 250)";
         self.rest(world, sqlx::query(insert).bind(self.at)).await;
+        let insert = "INSERT INTO usage_fortnights AS kept VALUES ($1, 1, $2, $3, $4, $5, $6, $7, 1, 2, 10, 20, 30, 40, 50, 5, 6, 7, 1500000, 100, 250)
+            ON CONFLICT (fortnight_start, model, provider, api_key_id, user_id, machine_id, tenant_id) DO UPDATE SET
+            requests = kept.requests + excluded.requests, errors = kept.errors + 1, estimated = kept.estimated + 2,
+            input_tokens = kept.input_tokens + 10, cache_read_tokens = kept.cache_read_tokens + 20,
+            cache_write_5m_tokens = kept.cache_write_5m_tokens + 30, cache_write_1h_tokens = kept.cache_write_1h_tokens + 40,
+            output_tokens = kept.output_tokens + 50, reasoning_tokens = kept.reasoning_tokens + 5,
+            audio_input_tokens = kept.audio_input_tokens + 6, audio_output_tokens = kept.audio_output_tokens + 7,
+            cost_micro_usd = kept.cost_micro_usd + 1500000, ttfb_ms = kept.ttfb_ms + 100, duration_ms = kept.duration_ms + 250";
+        self.rest(world, sqlx::query(insert).bind(fortnight(self.at))).await;
     }
 
     async fn hourly(&self, world: &World) {
@@ -134,6 +146,19 @@ fn rows(answer: &Answer, fields: &[&str]) -> Vec<String> {
 
 async fn ask(client: &Client, query: &str) -> Answer {
     client.get(&format!("/api/usage?{query}")).await
+}
+
+/// The rows of pages of one.
+async fn page_by_page(client: &Client, query: &str, fields: &[&str]) -> Vec<String> {
+    let (mut seen, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = ask(client, &format!("{query}&limit=1{after}")).await;
+        seen.extend(rows(&page, fields));
+        match page.json["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => return seen,
+        }
+    }
 }
 
 #[tokio::test]
@@ -293,15 +318,7 @@ async fn pages_of_sums_neither_skip_nor_repeat() {
     for world in busy_worlds().await {
         let admin = world.admin().await;
         let whole = rows(&ask(&admin, "group_by=model,day").await, &["model", "day"]);
-        let (mut seen, mut after) = (Vec::new(), String::new());
-        loop {
-            let page = ask(&admin, &format!("group_by=model,day&limit=1{after}")).await;
-            seen.extend(rows(&page, &["model", "day"]));
-            match page.json["next"].as_str() {
-                Some(next) => after = format!("&after={next}"),
-                None => break,
-            }
-        }
+        let seen = page_by_page(&admin, "group_by=model,day", &["model", "day"]).await;
         assert_eq!((seen.len(), seen), (3, whole));
     }
 }
