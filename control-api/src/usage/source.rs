@@ -25,6 +25,8 @@ pub(super) struct Asked<'a> {
     pub by_session: bool,
     /// The columns that are grouped by.
     pub columns: &'a [&'static str],
+    /// The most sums that are wanted.
+    pub limit: i64,
 }
 
 /// Behind the time in the keys of the tables, and there are few of them. Behind them come people and machines.
@@ -53,10 +55,32 @@ impl Asked<'_> {
         let select = |Source { table, time, span }| {
             let (from, to) = (span.from.0, span.to.0);
             let rows = format!("FROM {table} WHERE {time} >= {from} AND {time} < {to}{tests}");
+            let rows = match self.columns {
+                ["session_id", ..] => format!("{rows} AND session_id IN ({})", self.first_sessions(&tests)),
+                _ => rows,
+            };
             self.select(time, &rows, engine)
         };
         let selects: Vec<_> = self.sources().into_iter().map(select).collect();
         format!("({}) AS parts", selects.join(" UNION ALL "))
+    }
+
+    /// The sessions that a page can be about: the first ones, as each has at least one sum. There may be a hundred times as many in all.
+    ///
+    /// Their table is kept in the order of their ids. For more than a fortnight it is walked along until there are enough, and not (by the
+    /// sign) read by its days; for less there would be too many on the way that are of other days.
+    fn first_sessions(&self, tests: &str) -> String {
+        let (from, to) = (self.covered.from.0, self.covered.to.0);
+        let time = if to - from > FORTNIGHT_MS {
+            "+day_start"
+        } else {
+            "day_start"
+        };
+        format!(
+            "SELECT session_id FROM usage_sessions WHERE {time} >= {from} AND {time} < {to}{tests} \
+             GROUP BY session_id ORDER BY session_id LIMIT {}",
+            self.limit
+        )
     }
 
     /// Where it is read. A fortnight's sums take the place of those of its days, unless these are to be told apart.
@@ -146,6 +170,7 @@ mod tests {
             covered,
             by_session: false,
             columns: &["user_id"],
+            limit: 1,
         };
         let found: Vec<_> = asked.sources().into_iter().map(read).collect();
         assert_eq!(found, expected);
@@ -187,6 +212,7 @@ mod tests {
             covered: span(0, FORTNIGHT_MS),
             by_session,
             columns,
+            limit: 1,
         };
         for (asked, table) in [
             (
@@ -210,6 +236,7 @@ mod tests {
                 covered: span(0, DAY),
                 by_session: false,
                 columns,
+                limit: 1,
             };
             asked.way("day_start")
         };

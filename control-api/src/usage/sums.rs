@@ -214,22 +214,24 @@ impl Question {
         let resolution = span.resolution(&dimensions, by_session, calendar, now)?;
         let covered = span.rounded(resolution, calendar);
         let filter = filter(&query, user, &dimensions)?;
-        let asked = Asked {
-            resolution,
-            covered,
-            by_session,
-            columns: &columns(&dimensions),
-        };
         let whole = query.format == Format::Csv && query.limit.is_none();
         let limit = if whole {
             MAX_ROWS
         } else {
             query.limit.unwrap_or(DEFAULT_ROWS)
         };
+        let limit = page::limit_of(limit, MAX_ROWS)?;
+        let asked = Asked {
+            resolution,
+            covered,
+            by_session,
+            columns: &columns(&dimensions),
+            limit: limit + 1,
+        };
         Ok(Self {
             source: asked.rows(&filter, app.db().engine),
             filter,
-            limit: page::limit_of(limit, MAX_ROWS)?,
+            limit,
             format: query.format,
             dimensions,
             span,

@@ -323,6 +323,26 @@ async fn pages_of_sums_neither_skip_nor_repeat() {
     }
 }
 
+/// A page reads the sessions that it is about, and no others.
+#[tokio::test]
+async fn pages_of_sessions_neither_skip_nor_repeat_over_short_and_long_spans() {
+    for world in busy_worlds().await {
+        let (admin, bob) = (world.admin().await, world.logged_in(ace_policies::UserId(2)).await);
+        let fields = ["session_id", "model", "day"];
+        for (client, span, count) in [
+            (&admin, "from=2026-01-30T00:00:00Z", 3),
+            (&admin, "from=2025-12-01T00:00:00Z", 4),
+            (&bob, "from=2025-12-01T00:00:00Z", 2),
+            (&admin, "from=2025-12-01T00:00:00Z&model=gpt", 2),
+        ] {
+            let query = format!("group_by=session,model,day&{span}");
+            let whole = rows(&ask(client, &query).await, &fields);
+            let seen = page_by_page(client, &query, &fields).await;
+            assert_eq!((seen.len(), seen), (count, whole), "{span}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_table_is_saved_as_a_file_and_holds_no_formulas() {
     for world in busy_worlds().await {
