@@ -160,9 +160,14 @@ fn run_thread<S: Service>(
     mut stop: Stop,
 ) {
     use_shard(index);
-    let resting = service.clone();
+    // What wakes tasks may outlive the runtime, and has this with it: it must not keep the service.
+    let resting = Arc::downgrade(&service);
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_all().on_thread_park(move || resting.rest());
+    builder.enable_all().on_thread_park(move || {
+        if let Some(service) = resting.upgrade() {
+            service.rest();
+        }
+    });
     let runtime = match builder.build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -346,5 +351,6 @@ mod tests {
         assert_eq!(length, LENGTH);
         assert_eq!(stopping.await.unwrap(), 0);
         assert!(service.rests.load(Ordering::Relaxed) > 0, "the thread has waited");
+        assert_eq!(Arc::strong_count(&service), 1, "nothing keeps it when all has ended");
     }
 }
