@@ -13,8 +13,8 @@
 //! | `interval` | nothing is lost but the ends below | what was written in the last `fsync_ms`, and while the last `fdatasync` ran, may be |
 //! | `never` | nothing is lost | what the system had not written yet may be, typically up to 30 s |
 //!
-//! An admission is in the system's page cache when `open` or `confirm` returns, and an end when `settle` does: `kill -9` right after
-//! loses nothing.
+//! An admission is in the system's page cache when `open` or `confirm` returns, and an end when `settle` does, but for those of
+//! the next section: `kill -9` right after loses nothing.
 //!
 //! # Several at once
 //! A write into a file costs some microseconds whatever its length, so a busy thread puts several records into one: between
